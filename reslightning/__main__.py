@@ -1,0 +1,68 @@
+"""The command table; a command's own module is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+from reslightning import __version__
+from reslightning.errors import TrainingError, UserError, near_misses
+
+COMMANDS = {
+    "fit": ("reslightning.commands.train", "train a network, or continue a training that was stopped"),
+    "validate": ("reslightning.commands.train", "evaluate weights on the validation images"),
+    "test": ("reslightning.commands.train", "evaluate weights on the test images"),
+    "predict": ("reslightning.commands.train", "write the probabilities of every test image"),
+    "models": ("reslightning.commands.models", "list the networks, what they cost and what was published"),
+    "fetch": ("reslightning.commands.fetch", "download data sets and weights for machines without internet"),
+    "bench": ("reslightning.commands.bench", "measure the data loader or training against the plain way"),
+}
+
+
+def usage() -> str:
+    """Return the text of --help."""
+    rows = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: reslightning COMMAND [OPTIONS]\n\n"
+        f"Residual networks, trained with Lightning (reslightning {__version__}).\n\n{rows}\n\n"
+        "  reslightning fit                  train ResNet-20 on the embedded digits\n"
+        "  reslightning fit -c cifar10       the paper's CIFAR-10 recipe\n"
+        "  reslightning COMMAND --help       a command's options\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"reslightning {__version__}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            allowed = f"allowed: {', '.join(COMMANDS)}"
+            raise UserError(f"unknown command {argv[0]!r}{near_misses(argv[0], COMMANDS)}\n{allowed}")
+        signal.signal(signal.SIGTERM, _terminated)
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        return int(module.main(argv) or 0)
+    except UserError as error:
+        print(f"reslightning: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"reslightning: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    # Slurm may say so while packages are still being imported; nothing is lost then.
+    raise SystemExit(75)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""What an epoch leaves behind: a row of metrics, checkpoints, a summary, and one line to read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from reslightning.callbacks.throughput import Throughput
+from reslightning.classifier import ImageClassifier
+from reslightning.runs import Run
+from reslightning.tracking import MetricsCSV
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under a temporary name, syncs and renames: a whole one, or the old one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the file."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            directory = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Recorder(Checkpoint):
+    """Writes an epoch's row, then last.ckpt, then summary.json; best.ckpt when validation improves.
+
+    One order on purpose: a checkpoint knows how many rows belong to it, and what lies behind them
+    is dropped and trained again when a killed run goes on.
+    """
+
+    def __init__(self, run: Run, csv: MetricsCSV, throughput: Throughput) -> None:
+        self.run = run
+        self.csv = csv
+        self.throughput = throughput
+        self.best: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the best values and the number of rows."""
+        return {"best": self.best, "rows": self.csv.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best values."""
+        self.best = dict(state_dict["best"])
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Write last.ckpt and the summary; every process calls it."""
+        trainer.save_checkpoint(self.run.last)
+        self._summarize(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that validate best."""
+        assert isinstance(pl_module, ImageClassifier)
+        metrics = pl_module.metrics
+        if trainer.sanity_checking or "val/top1" not in metrics:
+            return
+        epoch = trainer.current_epoch + 1 if trainer.is_last_batch else trainer.current_epoch
+        if metrics["val/top1"] > self.best.get("val/top1", -1.0):
+            self.best = {name: value for name, value in metrics.items() if name.startswith("val/")}
+            self.best["epoch"] = epoch
+            trainer.save_checkpoint(self.run.best)
+        if not trainer.is_last_batch:
+            self._log(trainer, {"epoch": epoch, **metrics})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down the epoch."""
+        assert isinstance(pl_module, ImageClassifier)
+        epoch = trainer.current_epoch + 1
+        row = {"epoch": epoch, **pl_module.metrics}
+        pl_module.metrics = {}
+        self._log(trainer, row)
+        if trainer.is_global_zero:
+            self.run.summary["metrics"] = self.run.summary.get("metrics", {}) | row
+            self.run.summary["epoch"] = epoch
+        self.save_last(trainer)
+        pl_module.print(_line(row, trainer.max_epochs))
+
+    def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+
+    def _summarize(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            self.run.update(
+                best=self.best,
+                global_step=trainer.global_step,
+                images_per_second=self.throughput.images_per_second,
+            )
+
+
+def _line(row: dict[str, float], epochs: int | None) -> str:
+    text = f"epoch {row['epoch']}/{epochs}  train loss {row['train/loss']:.4f} top-1 error {_error(row, 'train/top1')}"
+    if "val/top1" in row:
+        text += f"  val loss {row['val/loss']:.4f} top-1 error {_error(row, 'val/top1')}"
+    if "val/top5" in row:
+        text += f" top-5 {_error(row, 'val/top5')}"
+    if "images_per_second" in row:
+        text += f"  {row['images_per_second']:,.0f} images/s"
+    return text
+
+
+def _error(row: dict[str, float], name: str) -> str:
+    return f"{100 * (1 - row[name]):.2f} %"

@@ -1,0 +1,76 @@
+"""Images per second of training alone: without validation and without a segment's first steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+WARM_UP = 10  # steps of a segment in which caches fill and kernels compile
+
+
+class Throughput(Callback):
+    """Reports ``images_per_second`` over all devices for each epoch, and for the run so far.
+
+    Lightning's ThroughputMonitor waits for the device at every step; this one once per epoch.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.seconds = 0.0
+        self._epoch: tuple[int, float] = (0, 0.0)
+        self._since: float | None = None
+        self._counted = 0
+        self._steps = 0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The run's average; None before anything was measured."""
+        return self.images / self.seconds if self.seconds else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the run's totals over a resume."""
+        return {"images": self.images, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the totals."""
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock behind the warm-up and behind each pause."""
+        if self._since is None and self._steps >= WARM_UP:
+            self._since, self._counted = _now(pl_module), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        self._steps += 1
+        self._counted += len(batch[1]) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._pause(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the epoch."""
+        self._pause(pl_module)
+        images, seconds = self._epoch
+        if seconds:
+            pl_module.metrics["images_per_second"] = images / seconds  # type: ignore[index,operator]
+        self.images, self.seconds = self.images + images, self.seconds + seconds
+        self._epoch = (0, 0.0)
+
+    def _pause(self, module: LightningModule) -> None:
+        if self._since is not None:
+            images, seconds = self._epoch
+            self._epoch = (images + self._counted, seconds + _now(module) - self._since)
+            self._since = None
+
+
+def _now(module: LightningModule) -> float:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return time.perf_counter()

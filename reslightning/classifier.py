@@ -1,0 +1,274 @@
+"""The LightningModule: loss, exact metrics and optimizer wiring around a network; no layers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+
+from reslightning.data.base import DataModule
+from reslightning.errors import TrainingError, UserError
+from reslightning.models.architectures import Shortcut, Version
+from reslightning.models.resnet import build_model
+from reslightning.optim import Optim, Schedule, make_factor, make_optimizer
+from reslightning.progress import batches_per_epoch, evaluates_everything
+
+TOP5_FROM = 6  # classes; of five, every guess is among the top five
+
+# What is summed over samples, and kept as float64: sums are exact where means of means are not.
+LOSS, TOP1, TOP5, COUNT, FIRST_BAD = range(5)
+
+
+class ImageClassifier(LightningModule):
+    """Trains and evaluates a residual network, or its plain counterpart, as an image classifier.
+
+    Args:
+        arch: a network of `reslightning models`, or resnetD or plainD of any depth D = 6n + 2.
+        num_classes: outputs; the command line takes it from the data.
+        shortcut: A (no parameters), B (projection where the shape changes) or C (projections
+            everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
+        version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
+        zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
+        weights: torchvision:NAME, a run directory, a checkpoint or a state dict file to start from.
+        optim: the optimizer.
+        schedule: the learning rate's course.
+        label_smoothing: probability spread over all classes in training, in [0, 1).
+        ema_decay: evaluate an exponential moving average of the weights with this decay in (0, 1).
+        compile: compile the network with torch.compile.
+        channels_last: keep images and weights in channels-last memory order, faster with bf16.
+    """
+
+    def __init__(
+        self,
+        arch: str = "resnet20",
+        num_classes: int = 10,
+        shortcut: Shortcut | None = None,
+        version: Version | None = None,
+        zero_init_residual: bool = False,
+        weights: str | None = None,
+        optim: Optim = Optim(),  # noqa: B008 - frozen
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        compile: bool = False,  # noqa: A002 - the field's word for it
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing={label_smoothing} is out of range; allowed: [0, 1)")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise UserError(f"model.ema_decay={ema_decay} is out of range; allowed: (0, 1)")
+        # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
+        self.optim = Optim(**optim) if isinstance(optim, dict) else optim
+        self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
+        self.save_hyperparameters(
+            {
+                "arch": arch,
+                "num_classes": num_classes,
+                "shortcut": shortcut,
+                "version": version,
+                "zero_init_residual": zero_init_residual,
+                "optim": asdict(self.optim),
+                "schedule": asdict(self.schedule),
+                "label_smoothing": label_smoothing,
+                "ema_decay": ema_decay,
+                "compile": compile,
+                "channels_last": channels_last,
+            }
+        )
+        self.arch, self.num_classes, self.label_smoothing = arch, num_classes, label_smoothing
+        self.ema_decay, self.compile_network, self.channels_last = ema_decay, compile, channels_last
+        self.model = build_model(
+            arch,
+            num_classes=num_classes,
+            shortcut=shortcut,
+            version=version,
+            weights=weights,
+            zero_init_residual=zero_init_residual,
+        )
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        # The epoch's metrics by name, in full precision, for whoever writes them down.
+        self.metrics: dict[str, float] = {}
+        self._train_sums = _zeros(torch.device("cpu"))
+        self._eval_sums = _zeros(torch.device("cpu"))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the averaging of weights, if asked for."""
+        return [] if self.ema_decay is None else [EMAWeightAveraging(decay=self.ema_decay)]
+
+    def setup(self, stage: str) -> None:
+        """Compile the network in place, so that parameter names stay."""
+        if self.compile_network:
+            self.model.compile()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
+        images = images.to(self.dtype)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.model(images)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer, and the schedule updated at every step."""
+        data, trainer = self._data(), self.trainer
+        accumulated = trainer.accumulate_grad_batches
+        batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
+        epochs = trainer.max_epochs or 0
+        if epochs < 0:
+            raise UserError("trainer.max_epochs=-1 has no end; allowed: a number of epochs")
+        self.factor = make_factor(self.schedule, -(-batches // accumulated), epochs)
+        optimizer = make_optimizer(self.model, self.optim)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Bring the sums, new or from a checkpoint, to the device."""
+        self._train_sums = self._train_sums.to(self.device, _accumulator(self.device))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss of a micro-batch."""
+        images, labels, _ = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        with torch.no_grad():
+            _add(self._train_sums, loss.detach() * len(labels), logits, labels)
+            bad = torch.where(torch.isfinite(loss), torch.inf, float(self.trainer.global_step))
+            self._train_sums[FIRST_BAD] = torch.minimum(self._train_sums[FIRST_BAD], bad)
+        # On a GPU each look costs a wait for the device.
+        every = 1 if self.device.type == "cpu" else 50
+        if (batch_idx + 1) % every == 0:
+            self._check_finite()
+        return loss
+
+    def _check_finite(self) -> None:
+        first_bad = self._reduce(self._train_sums[FIRST_BAD], "min").item()
+        if first_bad != torch.inf:
+            raise TrainingError(
+                f"the training loss is not finite at epoch {self.trainer.current_epoch}, step {int(first_bad)}: "
+                f"{self.trainer.current_epoch} epochs are finished and the last checkpoint is from before it\n"
+                "Lower model.optim.lr, add model.schedule.warmup or trainer.gradient_clip_val, or use "
+                "trainer.precision bf16-mixed or 32-true."
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Turn the epoch's sums over all processes into metrics."""
+        self._check_finite()
+        sums = self._reduce(self._train_sums, "sum").tolist()
+        self._train_sums = _zeros(self.device)
+        last = self.trainer.global_step - 1
+        self._report(
+            {
+                "train/loss": sums[LOSS] / sums[COUNT],
+                "train/top1": sums[TOP1] / sums[COUNT],
+                "lr": self.optim.lr * self.factor(last),
+            }
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep every process's sums, so that an interrupted epoch's metrics stay exact."""
+        checkpoint["train_sums"] = self.all_gather(self._train_sums).reshape(-1, 5).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take this process's sums back; at another world size the first takes them all."""
+        kept = checkpoint["train_sums"]
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if len(kept) == world_size:
+            self._train_sums = kept[rank]
+        elif rank == 0:
+            self._train_sums = kept.sum(0)
+            self._train_sums[FIRST_BAD] = kept[:, FIRST_BAD].min()
+
+    # -- evaluation ----------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._eval_sums = _zeros(self.device)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._eval_sums = _zeros(self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch's loss and hits to the sums."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch's loss and hits to the sums."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Turn the sums over all processes into metrics."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Turn the sums over all processes into metrics."""
+        self._finish_evaluation("test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return sample indices [B], labels [B] and probabilities [B, num_classes]."""
+        images, labels, indices = batch
+        return {"index": indices, "label": labels, "probability": self(images).float().softmax(1)}
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        images, labels, _ = batch
+        logits = self(images)
+        _add(self._eval_sums, F.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
+
+    def _finish_evaluation(self, split: str) -> None:
+        if self.trainer.sanity_checking:
+            return
+        sums = self._reduce(self._eval_sums, "sum").tolist()
+        count = round(sums[COUNT])
+        expected = self._data().n_samples("val" if split == "val" else "test")
+        if evaluates_everything(self.trainer) and count != expected:
+            raise TrainingError(f"the {split} part has {expected} samples, but {count} were evaluated")
+        metrics = {f"{split}/loss": sums[LOSS] / count, f"{split}/top1": sums[TOP1] / count}
+        if self.num_classes >= TOP5_FROM:
+            metrics[f"{split}/top5"] = sums[TOP5] / count
+        self._report(metrics | {f"{split}/n_samples": float(count)})
+
+    # -- both ----------------------------------------------------------------------------------
+
+    def _report(self, metrics: dict[str, float]) -> None:
+        self.metrics.update(metrics)
+        # For callbacks that monitor a metric, and the progress bar; files get the full precision.
+        self.log_dict(metrics, logger=False)
+
+    def _reduce(self, value: Tensor, operation: str) -> Tensor:
+        reduced = self.trainer.strategy.reduce(value.clone(), reduce_op=operation)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def _data(self) -> DataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DataModule):
+            raise UserError("ImageClassifier trains on a reslightning.data module: pass it as datamodule")
+        return data
+
+
+def _accumulator(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
+
+def _zeros(device: torch.device) -> Tensor:
+    sums = torch.zeros(5, dtype=_accumulator(device), device=device)
+    sums[FIRST_BAD] = torch.inf
+    return sums
+
+
+def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """Add a batch's summed loss and its hits to ``sums``, without waiting for the device."""
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = guesses == labels[:, None]
+    sums[LOSS] += loss
+    sums[TOP1] += hits[:, 0].sum()
+    sums[TOP5] += hits.sum()
+    sums[COUNT] += len(labels)

@@ -1,0 +1,354 @@
+"""The LightningCLI: which options there are, where configs come from, which run a command means."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from reslightning.callbacks.recorder import AtomicCheckpointIO
+from reslightning.classifier import ImageClassifier
+from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits
+from reslightning.errors import UserError, near_misses
+from reslightning.evaluation import PredictionWriter, evaluate
+from reslightning.runs import Run, default_directory, differences, evaluation_checkpoint, identity
+from reslightning.tracking import Wandb
+from reslightning.training import Segment, check_batches, result
+
+DATA_SETS: dict[str, type[DataModule]] = {cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100)}
+RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # tells the processes that Lightning starts
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line with a near miss, instead of printing every option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a UserError for whatever the parser does not accept."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        raise UserError(explain(str(message), parser)) from ex
+
+
+class CLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` with one configuration and one run directory."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.run: Run | None = None
+        self.segment: Segment | None = None
+        quiet()
+        super().__init__(
+            ImageClassifier,
+            DataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False, "prog": "reslightning"},
+            trainer_defaults={
+                "max_epochs": 164,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+            },
+            args=arrange(list(argv)),
+        )
+
+    # -- options ---------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that are neither Lightning's, the model's nor the data's."""
+        parser.add_class_arguments(Wandb, "wandb")
+        parser.add_argument("--run_dir", type=str, default=None, help="the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)")
+        parser.add_argument("--fresh", type=bool, default=False, help="start another run beside one of the same configuration")
+        parser.add_argument("--output", type=str, default=None, help="predict: the file to write, CSV (default: in the run directory)")
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arranged arguments; sys.argv plays no part."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let a checkpoint's options override the command line's."""
+
+    # -- what the command means ------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run that this command means; a finished one is shown and ends the command."""
+        config = self._options
+        if isinstance(config.seed_everything, bool):
+            raise UserError(f"seed_everything={config.seed_everything} is no seed; allowed: a whole number")
+        if config.trainer.max_steps != -1:
+            raise UserError("trainer.max_steps is not supported: lengths are in epochs, trainer.max_epochs")
+        if self.subcommand != "fit":
+            self._choose_weights()
+        elif not config.trainer.fast_dev_run:
+            self._choose_run()
+
+    @property
+    def _options(self) -> Any:
+        return self.config[str(self.subcommand)]
+
+    def _text(self) -> str:
+        """Return the resolved configuration as YAML, without what only this command is about."""
+        config = self._options.clone()
+        for key in ("config", "run_dir", "fresh", "output"):
+            config.pop(key, None)
+        return self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+
+    def _choose_run(self) -> None:
+        text = self._text()
+        config = yaml.safe_load(text)
+        self.run = Run(self._directory(config))
+        there = self.run.directory / "config.yaml"
+        if there.is_file():
+            lines = differences(_load(there), config)
+            if lines:
+                raise UserError(
+                    f"{self.run.directory} belongs to another configuration:\n" + "\n".join(lines) + "\n"
+                    "Give another --run_dir, or none to let the configuration choose."
+                )
+            if self.run.summary.get("status") == "finished":
+                print(f"{self.run.directory}: nothing to do, --fresh would start another run beside it")
+                print("\n".join(result(self.run.summary)))
+                raise SystemExit(0)
+        self.segment = Segment(self.run, config, text)
+
+    def _directory(self, config: dict[str, Any]) -> Path:
+        if inherited := os.environ.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in os.environ else None:
+            return Path(inherited)
+        directory = default_directory(config)
+        if self._options.run_dir:
+            directory = Path(self._options.run_dir).expanduser()
+        else:
+            for file in self._options.config or []:
+                parent = Path(str(file)).parent
+                if Path(str(file)).name == "config.yaml" and (parent / "summary.json").is_file():
+                    directory = parent if identity(_load(Path(str(file)))) == identity(config) else directory
+        if self._options.fresh:
+            base, number = directory, 1
+            while directory.exists():
+                number += 1
+                directory = base.with_name(f"{base.name}-{number}")
+        os.environ[RUN_DIR_VARIABLE] = str(directory.resolve())
+        return directory
+
+    def _choose_weights(self) -> None:
+        config = self._options
+        directory = Path(config.run_dir).expanduser() if config.run_dir else None
+        if directory:
+            if not (directory / "config.yaml").is_file():
+                raise UserError(f"{directory} is no run directory: it has no config.yaml")
+            self.run = Run(directory)
+        if config.ckpt_path in ("best", "last") and directory:
+            config.ckpt_path = str(directory / "checkpoints" / f"{config.ckpt_path}.ckpt")
+        source = config.ckpt_path or (str(evaluation_checkpoint(directory)) if directory else config.model.weights)
+        if source is None:
+            raise UserError(
+                f"{self.subcommand} needs weights and got none; give --run_dir RUN, --ckpt_path FILE or "
+                "--model.weights (torchvision:NAME, a run directory or a file)"
+            )
+        config.model.weights, config.ckpt_path = source, None
+
+    # -- what is built -----------------------------------------------------------------------------
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with what every run has: rows, checkpoints, signals."""
+        config = self._get(self.config_init, "trainer")
+        loggers = [config.logger] if isinstance(config.logger, Logger) else config.logger
+        loggers = list(loggers) if isinstance(loggers, list) else []
+        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        plugins = [*plugins, AtomicCheckpointIO()]
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        callbacks = list(config.callbacks or [])
+        bar = config.enable_progress_bar is not False and sys.stdout.isatty()
+        if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(TQDMProgressBar())
+        checkpointing = False
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self._predictions()))
+        if self.segment:
+            loggers, checkpointing = [self.segment.csv, *loggers], True
+            callbacks += self.segment.callbacks()
+        return super().instantiate_trainer(
+            **kwargs,
+            logger=loggers or False,
+            plugins=plugins,
+            callbacks=callbacks,
+            enable_checkpointing=checkpointing,
+            enable_progress_bar=bar or any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
+
+    def _predictions(self) -> Path:
+        if self._options.output:
+            return Path(self._options.output).expanduser()
+        if self.run is None:
+            raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
+        return self.run.directory / "evaluations" / "test-predictions.csv"
+
+
+    # -- what is done ------------------------------------------------------------------------------
+
+    def fit(self, model: ImageClassifier, datamodule: DataModule, ckpt_path: str | None = None, **_: Any) -> None:
+        """Train; a trial run (fast_dev_run) leaves no run directory."""
+        if self.segment:
+            wandb = self._get(self.config_init, "wandb")
+            self.segment.fit(self.trainer, model, datamodule, wandb, ckpt_path)
+        else:
+            check_batches(datamodule, self.trainer)
+            self.trainer.fit(model, datamodule=datamodule)
+
+    def validate(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
+        """Evaluate the validation images."""
+        self._evaluate(model, datamodule, "val")
+
+    def test(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
+        """Evaluate the test images."""
+        self._evaluate(model, datamodule, "test")
+
+    def predict(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
+        """Write the test images' probabilities."""
+        datamodule.prepare_data()
+        datamodule.setup()
+        self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
+
+    def _evaluate(self, model: ImageClassifier, data: DataModule, split: Literal["val", "test"]) -> None:
+        trained = _load(self.run.directory / "config.yaml") if self.run else None
+        evaluate(
+            self.trainer,
+            model,
+            data,
+            split,
+            weights=self._options.model.weights,
+            run=self.run,
+            config=yaml.safe_load(self._text()),
+            trained=trained,
+        )
+
+
+# -- configs ---------------------------------------------------------------------------------------
+
+
+def arrange(argv: list[str]) -> list[str]:
+    """Return the arguments with configs before flags, so that flags win wherever they stand.
+
+    Configs are looked up; without any, a run directory's own serves, else the data set's.
+    """
+    command, configs, flags = argv[0], [], []
+    rest = iter(argv[1:])
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs.append(next(rest, ""))
+        elif argument.startswith("--config="):
+            configs.append(argument.partition("=")[2])
+        else:
+            flags.append(argument)
+    if not configs and not {"-h", "--help"} & set(flags):
+        own = Path(_value(flags, "run_dir") or "") / "config.yaml"
+        data = _value(flags, "data") or _value(flags, "data.class_path") or "Digits"
+        name = data.rpartition(".")[2].lower()
+        if _value(flags, "run_dir") and own.is_file():
+            configs = [str(own)]
+        elif name in available_configs():
+            configs = [name]
+    found = [find_config(config) for config in configs]
+    return [command, *(part for path in found for part in ("-c", str(path))), *flags]
+
+
+def _value(flags: list[str], option: str) -> str | None:
+    """Return the last value that is given for an option."""
+    value = None
+    for position, flag in enumerate(flags):
+        if flag == f"--{option}" and position + 1 < len(flags):
+            value = flags[position + 1]
+        elif flag.startswith(f"--{option}="):
+            value = flag.partition("=")[2]
+    return value
+
+
+def _config_folders() -> list[Path]:
+    package = Path(__file__).resolve().parent
+    # In a wheel the configs lie inside the package, in a checkout beside it.
+    return [Path("configs"), package / "configs", package.parent / "configs"]
+
+
+def available_configs() -> list[str]:
+    """Return the names that -c takes without a path."""
+    return sorted(
+        {
+            path.relative_to(folder).with_suffix("").as_posix()
+            for folder in _config_folders()
+            for path in folder.glob("**/*.yaml")
+        }
+    )
+
+
+def find_config(name: str) -> Path:
+    """Return the file a -c means: a path, or a name in ./configs or in the installed package.
+
+    Raises:
+        UserError: there is none, or it is no YAML.
+    """
+    candidates = [Path(name).expanduser()]
+    candidates += [folder / f"{name.removesuffix('.yaml')}.yaml" for folder in _config_folders()]
+    for path in candidates:
+        if path.is_file():
+            _load(path)
+            return path
+    known = available_configs()
+    raise UserError(f"no config {name!r}{near_misses(name, known)}\nallowed: a path, or {', '.join(known)}")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}, line {line}: {error.problem or error} (not valid YAML)") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
+    return content
+
+
+# -- noise -----------------------------------------------------------------------------------------
+
+
+def quiet() -> None:
+    """Silence what Lightning says and a run's own first lines say better, or what is by design."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for by_design in (
+        ".*does not have many workers.*",  # loaders move indices
+        ".*ended before the epoch ended and your dataloader is not resumable.*",  # the sampler is
+        ".*is smaller than the logging interval.*",  # rows are written per epoch
+        ".*LeafSpec.*",  # Lightning's own use of torch
+        ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
+    ):
+        warnings.filterwarnings("ignore", message=by_design)
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def explain(message: str, parser: Any) -> str:
+    """Return a parser's message in one line, with the nearest option or class name."""
+    message = re.sub(r"\x1b\[[0-9;]*m", "", message).strip()
+    return message

@@ -1,0 +1,54 @@
+"""Downloads: to a temporary name, checked, then renamed; what exists and is right stays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from reslightning.errors import UserError
+
+CHUNK = 1 << 20
+
+
+def download(url: str, path: Path, checksum: str) -> None:
+    """Fetch ``url`` to ``path`` unless a file with the right checksum is there already.
+
+    Args:
+        url: where the file is.
+        path: where it goes; missing folders are made.
+        checksum: "md5:HEX" or "sha256:HEX", where HEX may be the digest's beginning.
+
+    Raises:
+        UserError: the file cannot be fetched or written, or is not the one expected.
+    """
+    if path.is_file() and _matches(path, checksum):
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+        if not _matches(temporary, checksum):
+            raise UserError(
+                f"{url} is not the expected file: its {checksum.split(':')[0]} is not {checksum.split(':')[1]}; "
+                "try again, or fetch it by another way and check it"
+            )
+        temporary.replace(path)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise UserError(
+            f"cannot download {url} to {path}: {reason}\nOn a machine with internet run `reslightning fetch`, "
+            "then copy the folder here."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _matches(path: Path, checksum: str) -> bool:
+    algorithm, _, expected = checksum.partition(":")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest().startswith(expected)

@@ -1,0 +1,1 @@
+"""Residual networks and their plain counterparts; needs nothing but torch."""

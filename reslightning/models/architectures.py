@@ -1,0 +1,222 @@
+"""The table of architectures (arXiv:1512.03385, Table 1, Sec. 4.2; arXiv:1603.05027).
+
+Answers without importing torch: what a network consists of, and what it costs, follows from its
+row in the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from reslightning.errors import UserError, near_misses
+
+Shortcut = Literal["A", "B", "C"]
+Version = Literal["v1", "v1.5", "v2"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network: what the table fixes, and the defaults of its options.
+
+    Attributes:
+        block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1; Fig. 5).
+        depths: residual blocks per stage.
+        widths: channels of the 3x3 convolutions per stage.
+        stem: "imagenet" (7x7, stride 2, then max pooling) or "cifar" (3x3).
+        num_classes: outputs of the final layer unless told otherwise.
+        image_size: height and width in pixels that multiply-adds are counted at.
+        shortcut: default shortcut option (Sec. 3.3, 4.1); None for a plain network.
+        version: default order and stride placement within a block.
+    """
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    stem: Literal["imagenet", "cifar"]
+    num_classes: int
+    image_size: int
+    shortcut: Shortcut | None
+    version: Version
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block over the channels of its 3x3 convolution."""
+        return 4 if self.block == "bottleneck" else 1
+
+    @property
+    def layers(self) -> int:
+        """Weighted layers on the main path, as the paper counts depth."""
+        return 2 + sum(self.depths) * (3 if self.block == "bottleneck" else 2)
+
+
+def _imagenet(block: Literal["basic", "bottleneck"], *depths: int) -> Architecture:
+    widths = (64, 128, 256, 512)
+    return Architecture(block, depths, widths, "imagenet", 1000, 224, "B", "v1.5")
+
+
+def _cifar(n: int) -> Architecture:
+    return Architecture("basic", (n, n, n), (16, 32, 64), "cifar", 10, 32, "A", "v1")
+
+
+def _pre_activation(n: int) -> Architecture:
+    return Architecture("bottleneck", (n, n, n), (16, 32, 64), "cifar", 10, 32, "B", "v2")
+
+
+def _plain(network: Architecture) -> Architecture:
+    return replace(network, shortcut=None)
+
+
+def _cifar_stem(network: Architecture) -> Architecture:
+    return replace(network, stem="cifar", num_classes=10, image_size=32)
+
+
+_IMAGENET = {
+    "resnet18": _imagenet("basic", 2, 2, 2, 2),
+    "resnet34": _imagenet("basic", 3, 4, 6, 3),
+    "resnet50": _imagenet("bottleneck", 3, 4, 6, 3),
+    "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
+    "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
+}
+ARCHITECTURES: dict[str, Architecture] = {
+    **_IMAGENET,
+    "plain18": _plain(_IMAGENET["resnet18"]),
+    "plain34": _plain(_IMAGENET["resnet34"]),
+    **{f"resnet{6 * n + 2}": _cifar(n) for n in (3, 5, 7, 9, 18, 200)},
+    **{f"plain{6 * n + 2}": _plain(_cifar(n)) for n in (3, 5, 7, 9, 18)},
+    **{f"resnet{9 * n + 2}": _pre_activation(n) for n in (18, 111)},
+    **{f"{name}_cifar": _cifar_stem(_IMAGENET[name]) for name in ("resnet18", "resnet34", "resnet50")},
+}
+
+
+def list_architectures() -> list[str]:
+    """Return the names in the table; resnetD and plainD of other depths D = 6n + 2 exist too."""
+    return list(ARCHITECTURES)
+
+
+def get_architecture(name: str) -> Architecture:
+    """Return the architecture called ``name``.
+
+    Raises:
+        UserError: the name is unknown; the message has the nearest valid ones.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    match = re.fullmatch(r"(resnet|plain)(\d+)", name)
+    if match is None:
+        raise UserError(
+            f"unknown architecture {name!r}{near_misses(name, ARCHITECTURES)}\n"
+            f"allowed: {', '.join(ARCHITECTURES)}, and resnetD or plainD of any depth D = 6n + 2"
+        )
+    family, depth = match[1], int(match[2])
+    n, remainder = divmod(depth - 2, 6)
+    if n >= 1 and remainder == 0:
+        network = _cifar(n)
+        return network if family == "resnet" else _plain(network)
+    valid = {int(known[len(family) :]) for known in ARCHITECTURES if re.fullmatch(family + r"\d+", known)}
+    valid |= {6 * k + 2 for k in range(1, max(n, 0) + 3)}
+    below = [d for d in sorted(valid) if d < depth][-1:]
+    above = [d for d in sorted(valid) if d > depth][:1]
+    nearest = " and ".join(f"{family}{d}" for d in below + above)
+    raise UserError(
+        f"unknown architecture {name!r}: no network has {depth} layers; the nearest are {nearest}\n"
+        f"(CIFAR networks have 6n + 2 layers; `reslightning models` lists the table)"
+    )
+
+
+def resolve_options(
+    name: str, shortcut: str | None, version: str | None
+) -> tuple[Architecture, Shortcut | None, Version]:
+    """Return the architecture with its shortcut and version, None meaning its own default.
+
+    Raises:
+        UserError: an option is unknown, or a shortcut was asked of a plain network.
+    """
+    architecture = get_architecture(name)
+    if shortcut not in (None, "A", "B", "C"):
+        raise UserError(f"unknown shortcut {shortcut!r}; allowed: A, B, C (arXiv:1512.03385, Sec. 4.1)")
+    if version not in (None, "v1", "v1.5", "v2"):
+        raise UserError(f"unknown version {version!r}; allowed: v1, v1.5, v2")
+    if architecture.shortcut is None and shortcut is not None:
+        raise UserError(f"{name} has no shortcuts: leave out shortcut {shortcut!r}, or use a resnet")
+    return architecture, shortcut or architecture.shortcut, version or architecture.version  # type: ignore[return-value]
+
+
+class Cost(NamedTuple):
+    """What a network costs: parameters, and multiply-adds for one image."""
+
+    parameters: int
+    multiply_adds: int
+
+
+def cost(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    shortcut: str | None = None,
+    version: str | None = None,
+    image_size: int | None = None,
+) -> Cost:
+    """Count parameters, and the multiply-adds of convolutions and final layer, as the paper does.
+
+    Args:
+        name: an architecture's name.
+        num_classes: outputs of the final layer; None is the architecture's own.
+        shortcut: A, B or C; None is the architecture's own.
+        version: v1, v1.5 or v2; None is the architecture's own.
+        image_size: height and width of the input in pixels; None is the architecture's own.
+    """
+    architecture, kind, order = resolve_options(name, shortcut, version)
+    classes = num_classes or architecture.num_classes
+    parameters = multiply_adds = 0
+    for conv in _convolutions(architecture, kind, order, image_size or architecture.image_size):
+        weights = conv.inputs * conv.outputs * conv.kernel**2
+        parameters += weights + 2 * conv.normalized
+        multiply_adds += weights * conv.size**2
+    features = architecture.widths[-1] * architecture.expansion
+    parameters += features * classes + classes + (2 * features if order == "v2" else 0)
+    return Cost(parameters, multiply_adds + features * classes)
+
+
+class _Convolution(NamedTuple):
+    inputs: int
+    outputs: int
+    kernel: int
+    size: int  # height and width of its output
+    normalized: int  # channels of the batch normalisation that belongs to it
+
+
+def _convolutions(
+    architecture: Architecture, shortcut: Shortcut | None, version: Version, size: int
+) -> Iterator[_Convolution]:
+    pre = version == "v2"
+
+    def convolution(inputs: int, outputs: int, kernel: int, size: int) -> _Convolution:
+        return _Convolution(inputs, outputs, kernel, size, inputs if pre else outputs)
+
+    channels = architecture.widths[0]
+    if architecture.stem == "imagenet":
+        size = (size + 1) // 2
+        yield _Convolution(3, channels, 7, size, 0 if pre else channels)
+        size = (size + 1) // 2
+    else:
+        yield _Convolution(3, channels, 3, size, 0 if pre else channels)
+    for stage, (depth, width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):
+        outputs = width * architecture.expansion
+        for block in range(depth):
+            before = size
+            strided = stage > 0 and block == 0
+            size = (size + 1) // 2 if strided else size
+            if architecture.block == "basic":
+                yield convolution(channels, width, 3, size)
+                yield convolution(width, width, 3, size)
+            else:
+                yield convolution(channels, width, 1, size if version == "v1" else before)
+                yield convolution(width, width, 3, size)
+                yield convolution(width, outputs, 1, size)
+            changes = strided or channels != outputs
+            if shortcut == "C" or (shortcut == "B" and changes):
+                yield _Convolution(channels, outputs, 1, size, 0 if pre else outputs)
+            channels = outputs

@@ -1,0 +1,148 @@
+"""The one network: residual or plain, for ImageNet or CIFAR (arXiv:1512.03385, Sec. 3 and 4)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reslightning.errors import UserError
+from reslightning.models.architectures import Architecture, Shortcut, Version, resolve_options
+from reslightning.models.blocks import (
+    BasicBlock,
+    Bottleneck,
+    PreActivationBasicBlock,
+    PreActivationBottleneck,
+    conv3x3,
+)
+from reslightning.models.weights import load_weights
+
+
+def build_model(
+    arch: str,
+    *,
+    num_classes: int | None = None,
+    shortcut: str | None = None,
+    version: str | None = None,
+    weights: str | None = None,
+    zero_init_residual: bool = False,
+) -> nn.Module:
+    """Build a network; None is the architecture's own default throughout.
+
+    Parameter names and shapes are torchvision's, so state dicts go both ways unchanged.
+
+    Args:
+        arch: a name of ``list_architectures()``, or resnetD or plainD with D = 6n + 2.
+        num_classes: outputs of the final layer (1000 for ImageNet's networks, 10 for CIFAR's).
+        shortcut: A (identity with zero padding), B (projection where the shape changes) or
+            C (projections everywhere); arXiv:1512.03385, Sec. 4.1.
+        version: v1 (stride in a bottleneck's first 1x1 convolution), v1.5 (in its 3x3) or
+            v2 (pre-activation, arXiv:1603.05027).
+        weights: where to load weights from: ``torchvision:NAME``, a run directory, a checkpoint
+            or a state dict file. None initialises as He et al. do (arXiv:1502.01852).
+        zero_init_residual: start the last scale of every block at zero, so that blocks start as
+            identities (arXiv:1706.02677, Sec. 5.1).
+
+    Returns:
+        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes].
+
+    Raises:
+        UserError: an unknown name or option, or weights that do not fit.
+    """
+    architecture, kind, order = resolve_options(arch, shortcut, version)
+    model = ResNet(
+        architecture,
+        num_classes=num_classes or architecture.num_classes,
+        shortcut=kind,
+        version=order,
+        zero_init_residual=zero_init_residual,
+    )
+    if weights is not None:
+        load_weights(model, weights, arch)
+    return model
+
+
+class ResNet(nn.Module):
+    """A stem, three or four stages of blocks, global average pooling and a linear layer."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        num_classes: int,
+        shortcut: Shortcut | None,
+        version: Version,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pre_activation = version == "v2"
+        width = architecture.widths[0]
+        if architecture.stem == "imagenet":
+            self.conv1: nn.Conv2d = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            self.conv1 = conv3x3(3, width)
+            self.maxpool = nn.Identity()
+        if not self.pre_activation:
+            self.bn1 = nn.BatchNorm2d(width)
+        self.stages: list[str] = []
+        for number, stage in enumerate(_stages(architecture, shortcut, version), start=1):
+            self.stages.append(f"layer{number}")
+            setattr(self, f"layer{number}", stage)
+        features = architecture.widths[-1] * architecture.expansion
+        if self.pre_activation:
+            self.norm = nn.BatchNorm2d(features)
+        self.fc = nn.Linear(features, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if zero_init_residual:
+            self._zero_init_residual()
+
+    def _zero_init_residual(self) -> None:
+        if self.pre_activation:
+            raise UserError(
+                "zero_init_residual needs version v1 or v1.5: in a pre-activation block (v2) a scale of "
+                "zero is followed by a rectifier, which would never pass a gradient again"
+            )
+        for module in self.modules():
+            if isinstance(module, BasicBlock | Bottleneck):
+                if module.plain:
+                    raise UserError(
+                        "zero_init_residual needs shortcuts: a plain network would output zero"
+                    )
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                nn.init.zeros_(last.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to logits [B, num_classes]."""
+        x = self.conv1(images)
+        if not self.pre_activation:
+            x = F.relu(self.bn1(x), inplace=True)
+        x = self.maxpool(x)
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        if self.pre_activation:
+            x = F.relu(self.norm(x), inplace=True)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.fc(x)
+
+
+def _stages(
+    architecture: Architecture, shortcut: Shortcut | None, version: Version
+) -> list[nn.Sequential]:
+    stages = []
+    channels = architecture.widths[0]
+    for number, (depth, width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):
+        blocks: list[nn.Module] = []
+        for position in range(depth):
+            stride = 2 if number > 0 and position == 0 else 1
+            if version == "v2":
+                first = number == 0 and position == 0
+                pre = PreActivationBasicBlock if architecture.block == "basic" else PreActivationBottleneck
+                blocks.append(pre(channels, width, stride, shortcut, first))
+            else:
+                post = BasicBlock if architecture.block == "basic" else Bottleneck
+                blocks.append(post(channels, width, stride, shortcut, version))
+            channels = width * architecture.expansion
+        stages.append(nn.Sequential(*blocks))
+    return stages

@@ -1,0 +1,45 @@
+"""Shortcut options A, B and C (arXiv:1512.03385, Sec. 3.3 and 4.1)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reslightning.models.architectures import Shortcut
+
+
+class ZeroPad(nn.Module):
+    """Option A: identity, subsampled by ``stride``, with zero channels added; no parameters."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        # Half of the new channels before, half behind: the placing that published weights of
+        # the CIFAR networks were trained with.
+        extra = out_channels - in_channels
+        self.padding = (0, 0, 0, 0, extra // 2, extra - extra // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C_in, H, W] to [B, C_out, ceil(H / stride), ceil(W / stride)]."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+
+
+def make_shortcut(
+    option: Shortcut | None, in_channels: int, out_channels: int, stride: int, *, normalize: bool
+) -> nn.Module | None:
+    """Return what a block's shortcut consists of; None is the identity (or no shortcut at all).
+
+    Args:
+        option: A, B, C, or None for a plain network.
+        in_channels: channels of the block's input.
+        out_channels: channels of the block's output.
+        stride: the block's stride.
+        normalize: batch normalisation behind a projection (not in pre-activation blocks).
+    """
+    changes = stride != 1 or in_channels != out_channels
+    if option is None or (option != "C" and not changes):
+        return None
+    if option == "A":
+        return ZeroPad(in_channels, out_channels, stride)
+    projection = [nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)]
+    return nn.Sequential(*projection, *([nn.BatchNorm2d(out_channels)] if normalize else []))

@@ -1,0 +1,164 @@
+"""Weights from torchvision, from runs and from other people's files; never by unpickling objects."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reslightning.errors import UserError, near_misses
+from reslightning.runs import evaluation_checkpoint
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
+
+
+def load_weights(model: nn.Module, source: str, arch: str) -> None:
+    """Load weights into ``model``, all of them or none.
+
+    Args:
+        model: the network to fill.
+        source: ``torchvision:NAME``, a run directory, a checkpoint or a state dict file.
+        arch: the network's name, which ``torchvision:NAME`` is looked up for.
+
+    Raises:
+        UserError: the source cannot be read, or does not fit; every missing, unexpected and
+            misshapen name is in the message.
+    """
+    state = clean_state_dict(read_state_dict(source, arch))
+    expected = model.state_dict()
+    # Files from before batch normalisation counted its batches lack the counters; nothing reads them.
+    for name, value in expected.items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, torch.zeros_like(value))
+    problems = [
+        *(f"  missing     {name} {list(expected[name].shape)}" for name in expected if name not in state),
+        *(f"  unexpected  {name} {list(state[name].shape)}" for name in state if name not in expected),
+        *(
+            f"  misshapen   {name}: the network has {list(expected[name].shape)}, the file {list(state[name].shape)}"
+            for name in expected
+            if name in state and state[name].shape != expected[name].shape
+        ),
+    ]
+    if problems:
+        raise UserError(
+            f"the weights in {source} do not fit {arch} ({len(problems)} names differ):\n"
+            + "\n".join(problems)
+            + "\nChoose the architecture, shortcut, version and number of classes they were trained with."
+        )
+    model.load_state_dict(state)
+
+
+def clean_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the plain state dict in a file's content.
+
+    Nesting under ``state_dict`` or ``model`` and wrappers' prefixes are removed, ``linear.`` is
+    ``fc.``.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    state = {}
+    for full_name, value in content.items():
+        if not isinstance(value, Tensor):
+            continue
+        name = full_name
+        while name.startswith(PREFIXES):
+            name = name.split(".", 1)[1]
+        if name.startswith("linear."):
+            name = "fc." + name.removeprefix("linear.")
+        state[name] = value
+    return state
+
+
+def read_state_dict(source: str, arch: str) -> Mapping[str, Any]:
+    """Return what ``source`` holds, unchanged; see ``load_weights``."""
+    if source.startswith("torchvision:"):
+        return _from_torchvision(source, arch)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = evaluation_checkpoint(path)
+    if not path.is_file():
+        raise UserError(
+            f"no weights at {source}\nallowed: torchvision:NAME (torchvision:IMAGENET1K_V2, say), a run "
+            f"directory, or a file ({', '.join(SUFFIXES)})"
+        )
+    return read_checkpoint(path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file that torch or safetensors wrote, without executing what a pickle contains.
+
+    Raises:
+        UserError: the file is truncated, is no such file, or contains more than tensors and
+            plain values.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) and path.stat().st_size > 0 and "Unsupported" in str(error):
+            raise UserError(
+                f"{path} holds pickled objects besides tensors and is not opened, since opening it could "
+                "execute code; save its state_dict() alone, with torch.save"
+            ) from error
+        raise UserError(_unreadable(path)) from error
+    except Exception as error:  # torch and safetensors raise many types for a damaged file
+        raise UserError(_unreadable(path)) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a checkpoint")
+    return content
+
+
+def _unreadable(path: Path) -> str:
+    return (
+        f"{path} ({path.stat().st_size:,} bytes) is truncated or is no checkpoint: "
+        f"expected a complete file written by torch.save or safetensors ({', '.join(SUFFIXES)})"
+    )
+
+
+def _from_torchvision(source: str, arch: str) -> Mapping[str, Any]:
+    weights = torchvision_weights(source, arch)
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot download {source} for {arch}: {error}\nOn a machine with internet run "
+            f"`reslightning fetch torchvision:{arch}.{weights.name} --to DIR`, then give the file it names "
+            "as model.weights."
+        ) from error
+
+
+def torchvision_weights(source: str, arch: str | None = None) -> Any:
+    """Return torchvision's entry for ``torchvision:[ARCH.]NAME``.
+
+    Raises:
+        UserError: torchvision has no such network or weights.
+    """
+    from torchvision.models import get_model_weights, list_models
+
+    given_arch, _, name = source.removeprefix("torchvision:").rpartition(".")
+    arch = given_arch or arch
+    known = [model for model in list_models() if model.startswith("resnet")]
+    if arch not in known:
+        raise UserError(
+            f"torchvision has no weights for {arch!r}{near_misses(str(arch), known)}\n"
+            f"allowed: {', '.join(known)}"
+        )
+    entries = {entry.name: entry for entry in get_model_weights(arch)}
+    entries["DEFAULT"] = get_model_weights(arch).DEFAULT  # type: ignore[attr-defined]
+    if name not in entries:
+        raise UserError(
+            f"torchvision has no weights {name!r} for {arch}{near_misses(name, entries)}\n"
+            f"allowed: {', '.join(entries)}"
+        )
+    return entries[name]

@@ -1,0 +1,53 @@
+"""Where training stands: the only module that touches Lightning's private attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+
+
+def training_position(trainer: Trainer) -> tuple[int, int]:
+    """Return the epoch (from 0) and the micro-batches of it that are trained already.
+
+    Read it in ``train_dataloader()``, where a checkpoint's progress is restored already.
+    """
+    loop = trainer.fit_loop
+    epoch = loop.epoch_progress.current
+    within = epoch.ready > epoch.processed
+    return epoch.processed, loop.epoch_loop.batch_progress.current.ready if within else 0
+
+
+def restart_validation(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint written during validation resume at that validation's first batch.
+
+    Lightning by itself would resume behind it and never report the epoch's metrics.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts.update(ready=0, started=0, processed=0, completed=0)
+    progress["total"].update(ready=1, started=1)
+    progress["is_last_batch"] = False
+
+
+def batches_per_epoch(trainer: Trainer, batches: int) -> int:
+    """Return how many of an epoch's micro-batches are trained, given the Trainer's limits.
+
+    ``Trainer.estimated_stepping_batches`` would build the loader before progress is restored, and
+    a resumed run would then train other samples.
+    """
+    limit = trainer.overfit_batches or trainer.limit_train_batches
+    return min(limit, batches) if isinstance(limit, int) else int(batches * limit)
+
+
+def evaluates_everything(trainer: Trainer) -> bool:
+    """Whether an evaluation is meant to see its whole split."""
+    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    limited = limit != 1.0 or isinstance(limit, int) or trainer.overfit_batches or trainer.fast_dev_run
+    return not limited and not trainer.sanity_checking
+
+
+def syncs_batchnorm(trainer: Trainer) -> bool:
+    """Whether batch normalisation's statistics are shared by all devices."""
+    return isinstance(getattr(trainer.strategy, "_layer_sync", None), TorchSyncBatchNorm)

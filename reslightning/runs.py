@@ -1,0 +1,342 @@
+"""A run: its identity, its directory, its one writer, and what it says of itself; without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from reslightning.errors import UserError
+
+FORMAT = 1
+HEARTBEAT = 30.0  # seconds between signs of life in the lock
+DEAD_AFTER = 10 * HEARTBEAT  # silence after which a lock of another host is a dead holder's
+
+# What does not determine a run's result. Everything else in the configuration does.
+_NOT_IDENTITY = {
+    "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only"},
+    "data": {"root", "num_workers", "stage_to", "index_dir", "download"},
+    "trainer": {
+        "accelerator",
+        "strategy",
+        "devices",
+        "num_nodes",
+        "logger",
+        "log_every_n_steps",
+        "enable_checkpointing",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "enable_autolog_hparams",
+        "default_root_dir",
+        "profiler",
+        "detect_anomaly",
+        "barebones",
+        "plugins",
+        "use_distributed_sampler",
+        "num_sanity_val_steps",
+        "model_registry",
+        "inference_mode",
+        "max_time",
+    },
+}
+
+
+# -- identity -----------------------------------------------------------------------------------
+
+
+def determining(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved configuration that determines the result, flattened.
+
+    Keys are dotted; the data set's class name stands for its class path.
+    """
+    flat: dict[str, Any] = {}
+    for group, value in config.items():
+        if group in _NOT_IDENTITY[""] or value is None:
+            continue
+        if group == "data":
+            flat["data"] = value["class_path"].rpartition(".")[2]
+            value = value.get("init_args", {})
+        ignored = _NOT_IDENTITY.get(group, set())
+        if isinstance(value, Mapping):
+            flat.update(_flatten({k: v for k, v in value.items() if k not in ignored}, f"{group}."))
+        else:
+            flat[group] = value
+    return flat
+
+
+def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        elif value is not None:  # an option left alone is one that a newer version may have added
+            flat[prefix + key] = value
+    return flat
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits that name what determines the run's result."""
+    canonical = json.dumps(determining(config), sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return a line for each determining option in which two configurations differ."""
+    first, second = determining(there), determining(given)
+    return [
+        f"  {key}: {first.get(key)} there, {second.get(key)} given"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    ]
+
+
+def default_directory(config: Mapping[str, Any]) -> Path:
+    """Return runs/<data>-<arch>-<seed>-<identity>."""
+    data = config["data"]["class_path"].rpartition(".")[2].lower()
+    name = f"{data}-{config['model']['arch']}-{config['seed_everything']}-{identity(config)}"
+    return Path("runs") / name
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """Return a run directory's summary.json; None where there is no whole one."""
+    try:
+        summary = json.loads((directory / "summary.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def evaluation_checkpoint(directory: Path) -> Path:
+    """Return the checkpoint that stands for a run: best with a held-out split, else last.
+
+    Raises:
+        UserError: the directory is no run's, or has no checkpoint.
+    """
+    summary = read_summary(directory)
+    if summary is None:
+        raise UserError(f"{directory} is no run directory: it has no summary.json")
+    name = "best.ckpt" if summary.get("val_source") == "held-out" else "last.ckpt"
+    path = directory / "checkpoints" / name
+    if not path.is_file():
+        raise UserError(f"{directory} has no checkpoints/{name} yet: let the run finish an epoch first")
+    return path
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or none of it: temporary name, sync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """A run directory that this process writes to, and nobody else."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.checkpoints = directory / "checkpoints"
+        self.last = self.checkpoints / "last.ckpt"
+        self.best = self.checkpoints / "best.ckpt"
+        self.metrics = directory / "metrics.csv"
+        self.summary: dict[str, Any] = read_summary(directory) or {}
+        self._lock = Lock(directory / "lock")
+        self._started = time.monotonic()
+        self._seconds_before: float = self.summary.get("seconds") or 0.0
+
+    def open(self) -> None:
+        """Make the directory and become its one writer.
+
+        Raises:
+            UserError: it cannot be written, or somebody else is writing.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run directory {self.directory}: {error.strerror}\nGive another as --run_dir."
+            ) from error
+        self.summary = read_summary(self.directory) or {}
+        self._seconds_before = self.summary.get("seconds") or 0.0
+
+    def start(self, facts: Mapping[str, Any], *, world_size: int, step: int) -> None:
+        """Begin a segment: one stretch of training between a start and a stop."""
+        segments = [*self.summary.get("segments", []), _segment(world_size, step)]
+        run_id = self.summary.get("run_id") or secrets.token_hex(4)
+        self.summary = {"format": FORMAT, "run_id": run_id, **self.summary, **facts, "segments": segments}
+        for field, nothing in (("metrics", {}), ("best", {}), ("epoch", 0), ("global_step", 0)):
+            self.summary.setdefault(field, nothing)
+        self.update(status="running", world_size=world_size)
+
+    def update(self, **fields: Any) -> None:
+        """Write summary.json with these fields changed."""
+        self.summary.update(fields)
+        self.summary["heartbeat"] = _now()
+        self.summary["seconds"] = round(self._seconds_before + time.monotonic() - self._started, 3)
+        if self.summary.get("segments"):
+            self.summary["segments"][-1]["to_step"] = self.summary.get("global_step", 0)
+        write_atomically(self.directory / "summary.json", json.dumps(_plain(self.summary), indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with what JSON cannot say, not a number and infinity, as null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _segment(world_size: int, step: int) -> dict[str, Any]:
+    commit, dirty = code_version()
+    return {
+        "started": _now(),
+        "job": job_id(),
+        "host": socket.gethostname(),
+        "world_size": world_size,
+        "from_step": step,
+        "to_step": step,
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def job_id() -> str | None:
+    """Return the Slurm job that this process belongs to, as ARRAY_TASK in a job array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def code_version() -> tuple[str | None, bool | None]:
+    """Return the commit of this package's checkout and whether files differ from it."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if Path(git("rev-parse", "--show-toplevel")) == here.parent:
+            return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", here.name))
+    return None, None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    found = {}
+    for package in ("reslightning", "torch", "torchvision", "lightning", "wandb"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+class Lock:
+    """One writer per run directory, until it says so or dies.
+
+    On one host the kernel knows whether the holder lives. File systems that do not share locks
+    between hosts leave that to the file's time, which the holder refreshes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        self._stop = threading.Event()
+
+    def acquire(self) -> None:
+        """Take the lock, a dead holder's too.
+
+        Raises:
+            UserError: a live process holds it.
+            OSError: the file cannot be written.
+        """
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            kernel_knows = True
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    holder = self._holder(file)
+                    os.close(file)
+                    raise self._refusal(holder) from error
+                kernel_knows = False  # a file system without locks
+            # The last holder may have removed the file between our opening and locking it.
+            if os.fstat(file).st_nlink:
+                break
+            os.close(file)
+        holder = self._holder(file)
+        age = time.time() - os.fstat(file).st_mtime
+        here = holder.get("host") == socket.gethostname()
+        if holder and age < DEAD_AFTER and not (here and kernel_knows):
+            os.close(file)
+            raise self._refusal(holder)
+        me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job_id()})
+        os.ftruncate(file, 0)
+        os.pwrite(file, me.encode(), 0)
+        self._file = file
+        self._stop.clear()
+        threading.Thread(target=self._beat, args=(file,), daemon=True, name="run-lock").start()
+
+    def release(self) -> None:
+        """Remove the lock, if held."""
+        if self._file is not None:
+            self._stop.set()
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(self._file)
+            self._file = None
+
+    def _beat(self, file: int) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    @staticmethod
+    def _holder(file: int) -> dict[str, Any]:
+        try:
+            holder = json.loads(os.pread(file, 4096, 0))
+        except ValueError:
+            return {}
+        return holder if isinstance(holder, dict) else {}
+
+    def _refusal(self, holder: Mapping[str, Any]) -> UserError:
+        job = f", Slurm job {holder['job']}" if holder.get("job") else ""
+        return UserError(
+            f"{self.path.parent} is being trained already by process {holder.get('pid', 'unknown')} on "
+            f"{holder.get('host', 'an unknown host')}{job}\nWait for it, stop it, or start another run beside "
+            "it with --fresh."
+        )

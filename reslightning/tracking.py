@@ -1,0 +1,202 @@
+"""Where metrics go: metrics.csv in every run directory, and Weights & Biases, online or offline."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from reslightning.runs import write_atomically
+
+# Shares of an unreachable server in a run's start and end, in seconds.
+INIT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Weights & Biases.
+
+    Attributes:
+        mode: auto (online where a key is found, else offline), online, offline or disabled.
+        project: the project runs belong to.
+        entity: the user or team; none given means the key's own.
+        group: runs shown together.
+        name: the run's name; none given means the run directory's.
+        tags: words to find the run by.
+        notes: a longer description.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "reslightning"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+
+    def resolved_mode(self) -> Literal["online", "offline", "disabled"]:
+        """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found."""
+        if self.mode != "auto":
+            return self.mode
+        from_environment = os.environ.get("WANDB_MODE")
+        if from_environment in ("online", "offline", "disabled"):
+            return from_environment  # type: ignore[return-value]
+        import wandb
+
+        return "online" if wandb.api.api_key else "offline"
+
+
+class MetricsCSV(Logger):
+    """Appends rows of metrics to a file, and on resume goes on behind the checkpoint's last row."""
+
+    COLUMNS = (
+        *("epoch", "step", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5"),
+        *("val/n_samples", "lr", "images_per_second"),
+    )
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows = 0
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """There is one file a run."""
+        return ""
+
+    def keep(self, rows: int) -> None:
+        """Drop what lies behind the first ``rows`` rows: it will be trained again."""
+        self.rows = 0
+        if not self.path.exists():
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines[: rows + 1] if line.endswith(b"\n")]
+        with self.path.open("r+b") as file:
+            file.truncate(sum(map(len, kept)))
+        self.rows = max(len(kept) - 1, 0)
+        self._columns = next(csv.reader([kept[0].decode()])) if kept else []
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        row: dict[str, Any] = {"step": step, **metrics}
+        if new := [name for name in row if name not in self._columns]:
+            self._widen(new)
+        with self.path.open("a", newline="") as file:
+            file.write(_line([_text(row.get(name)) for name in self._columns]))
+        self.rows += 1
+
+    def _widen(self, new: list[str]) -> None:
+        if self._columns:
+            with self.path.open(newline="") as file:
+                rows = list(csv.reader(file))[1:]
+        else:
+            rows, self._columns = [], list(self.COLUMNS)
+        self._columns += [name for name in new if name not in self._columns]
+        padded = [row + [""] * (len(self._columns) - len(row)) for row in rows]
+        write_atomically(self.path, "".join(map(_line, [self._columns, *padded])))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """config.yaml has them."""
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    number = float(value)
+    return str(int(number)) if number.is_integer() and not isinstance(value, float) else repr(number)
+
+
+def _line(cells: list[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+class SafeWandbLogger(WandbLogger):
+    """W&B whose failures never end a training: metrics.csv has every metric anyway."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send a row; warn where that fails."""
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:  # whatever its service process dies of
+            warnings.warn(f"W&B did not take the metrics of step {step}: {error}", stacklevel=2)
+
+    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
+        """End W&B's part of the run with final values."""
+        try:
+            self.experiment.summary.update(dict(summary))
+            self.experiment.finish(exit_code=exit_code)
+        except Exception as error:
+            warnings.warn(f"W&B did not finish its run: {error}", stacklevel=2)
+
+
+def start_wandb(
+    options: Wandb, mode: str, directory: Path, run_id: str, config: Mapping[str, Any]
+) -> tuple[SafeWandbLogger | None, str]:
+    """Start or continue a run's W&B run; offline where the server does not answer.
+
+    Args:
+        options: names and tags.
+        mode: online, offline or disabled.
+        directory: the run directory; files go to its wandb folder.
+        run_id: W&B's id, the same over all segments.
+        config: what W&B shows as the run's configuration.
+
+    Returns:
+        The logger, None where disabled, and the mode it really runs in.
+    """
+    if mode == "disabled":
+        return None, mode
+    import wandb
+
+    def init(mode: str) -> Any:
+        return wandb.init(
+            project=options.project,
+            entity=options.entity,
+            group=options.group,
+            name=options.name or directory.resolve().name,
+            tags=options.tags,
+            notes=options.notes,
+            dir=directory,
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            config=dict(config),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,  # a remote's address may hold a credential; summary.json has the commit
+                disable_code=True,
+                init_timeout=INIT_TIMEOUT,
+            ),
+        )
+
+    try:
+        run = init(mode)
+    except Exception as error:
+        if mode == "offline":
+            warnings.warn(f"W&B could not start: {error}", stacklevel=2)
+            return None, "disabled"
+        warnings.warn(f"W&B's server cannot be used, so the run is recorded offline: {error}", stacklevel=2)
+        wandb.teardown()
+        return start_wandb(options, "offline", directory, run_id, config)
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step")
+    return SafeWandbLogger(experiment=run), mode

@@ -1,0 +1,236 @@
+"""One segment of a run: from the checks before it, over what it says at its start, to its end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from reslightning.callbacks.preemption import Preemption, Stopped
+from reslightning.callbacks.recorder import Recorder
+from reslightning.callbacks.throughput import Throughput
+from reslightning.classifier import ImageClassifier
+from reslightning.data.base import DataModule
+from reslightning.errors import UserError
+from reslightning.models.architectures import cost, resolve_options
+from reslightning.models.weights import read_checkpoint
+from reslightning.progress import syncs_batchnorm
+from reslightning.reference import published
+from reslightning.runs import Run, determining, identity, versions, write_atomically
+from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
+
+SMALL_BATCH = 16  # samples under which batch normalisation's statistics get noisy
+
+
+class Segment:
+    """Trains a run from where it stands, and leaves its directory true whatever happens.
+
+    Args:
+        run: the run directory.
+        config: the complete configuration, plain values.
+        config_text: the same as YAML, for config.yaml.
+    """
+
+    def __init__(self, run: Run, config: Mapping[str, Any], config_text: str) -> None:
+        self.run = run
+        self.config = config
+        self.config_text = config_text
+        self.csv = MetricsCSV(run.metrics)
+        self.throughput = Throughput()
+        self.recorder = Recorder(run, self.csv, self.throughput)
+        self.wandb: SafeWandbLogger | None = None
+
+    def callbacks(self) -> list[Callback]:
+        """Return the callbacks every training has, in the order they must run."""
+        return [self.throughput, self.recorder, Preemption(self.recorder.save_last)]
+
+    def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
+        """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
+        check_batches(data, trainer)
+        if self.leads:
+            data.prepare_data()
+            data.setup()
+            self.run.open()
+        try:
+            checkpoint = self._checkpoint(start)
+            self._train(trainer, model, data, wandb, checkpoint)
+        finally:
+            self.run.close()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one process that writes."""
+        return rank_zero_only.rank == 0
+
+    def _checkpoint(self, start: str | None) -> Path | None:
+        path = self.run.last if self.run.last.is_file() else Path(start) if start else None
+        if path is None:
+            return None
+        content = read_checkpoint(path)
+        if "loops" not in content or "train_sums" not in content:
+            raise UserError(
+                f"{path} holds weights but no training to continue; to start from them use --model.weights {path}"
+            )
+        self.position = (content["epoch"], content["global_step"])
+        state = content["callbacks"][self.recorder.state_key]
+        self.rows = state["rows"] if path == self.run.last else 0
+        return path
+
+    def _begin(
+        self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
+    ) -> None:
+        self.csv.keep(self.rows if checkpoint else 0)
+        write_atomically(self.run.directory / "config.yaml", self.config_text)
+        step = self.position[1] if checkpoint else 0
+        self.run.start(_facts(self.config, model, data), world_size=trainer.world_size, step=step)
+        mode = wandb.resolved_mode()
+        self.wandb, mode = start_wandb(wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config())
+        if self.wandb:
+            trainer.loggers = [*trainer.loggers, self.wandb]
+        where = f"continues at epoch {self.position[0]}, step {step}" if checkpoint else "a new run"
+        print(f"{self.run.directory}: {where}")
+        for line in describe(trainer, model, data, mode):
+            print(line)
+        sys.stdout.flush()
+
+    def _wandb_config(self) -> dict[str, Any]:
+        facts = {name: self.run.summary[name] for name in ("parameters", "multiply_adds", "identity", "versions")}
+        return {**self.config, **facts, "flops": 2 * facts["multiply_adds"], "segments": self.run.summary["segments"]}
+
+    def _train(
+        self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
+    ) -> None:
+        status, exit_code = "failed", 1
+        try:
+            if self.leads:
+                self._begin(trainer, model, data, wandb, checkpoint)
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            status, exit_code = "finished", 0
+        except Stopped as stopped:
+            status, exit_code = "preempted", int(str(stopped.code))
+            if self.leads:
+                step = self.run.summary.get("global_step", 0)
+                print(f"stopped by {stopped.signal.name} at step {step}: the same command goes on from there")
+            elif started_by_lightning():
+                # Lightning would kill the first process for a failure of this one.
+                raise SystemExit(0) from stopped
+            raise
+        finally:
+            if self.leads and "status" in self.run.summary:
+                self.run.update(status=status)
+                if self.wandb:
+                    self.wandb.finish(exit_code, _wandb_summary(self.run.summary))
+        if self.leads:
+            print("\n".join(result(self.run.summary)), flush=True)
+
+
+def started_by_lightning() -> bool:
+    """Whether Lightning started this process beside the first one, with the first one's command."""
+    return "LOCAL_RANK" in os.environ and "SLURM_PROCID" not in os.environ
+
+
+def check_batches(data: DataModule, trainer: Trainer) -> None:
+    """Refuse a batch size that the devices cannot share evenly."""
+    data.check_options()
+    data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
+
+
+def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> dict[str, Any]:
+    parameters, multiply_adds = _cost(model, data)
+    return {
+        "identity": identity(config),
+        "command": shlex.join(["reslightning", *sys.argv[1:]]),
+        "arch": model.arch,
+        "dataset": type(data).__name__,
+        "val_source": data.val_source,
+        "n_samples": {split: data.n_samples(split) for split in ("train", "val", "test")},
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "epochs": config["trainer"]["max_epochs"],
+        "seed": config["seed_everything"],
+        "options": determining(config),
+        "versions": versions(),
+    }
+
+
+def _cost(model: ImageClassifier, data: DataModule) -> tuple[int, int]:
+    hparams = model.hparams
+    return cost(
+        model.arch,
+        num_classes=model.num_classes,
+        shortcut=hparams["shortcut"],
+        version=hparams["version"],
+        image_size=data.image_size,
+    )
+
+
+def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_mode: str) -> list[str]:
+    """Return lines that say what a training will do."""
+    _, shortcut, version = resolve_options(model.arch, model.hparams["shortcut"], model.hparams["version"])
+    parameters, multiply_adds = _cost(model, data)
+    train, val = data.n_samples("train"), data.n_samples("val")
+    accumulated = trainer.accumulate_grad_batches
+    micro = data.micro_batch_size(trainer.world_size, accumulated)
+    source = "the test set" if data.val_source == "test" else f"held out by seed {data.seed}"
+    left_out = train % data.batch_size
+    accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
+    lines = [
+        f"  network    {model.arch}, shortcut {shortcut or 'none'}, {version}: {parameters:,} parameters, "
+        f"{multiply_adds / 1e9:.3f} x 10^9 multiply-adds",
+        f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({source}), "
+        f"{data.num_classes} classes",
+        f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
+        f"{data.steps_per_epoch} steps an epoch"
+        + (f", {left_out} images left out (others each epoch)" if left_out else ""),
+        f"  optimizer  {model.optim.name}, rate {model.optim.lr}, {model.schedule.name} schedule, "
+        f"{trainer.max_epochs} epochs" + (f", weights averaged ({model.ema_decay})" if model.ema_decay else ""),
+        f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
+        f"precision {trainer.precision}",
+        f"  W&B        {wandb_mode}",
+    ]
+    synced = trainer.world_size if syncs_batchnorm(trainer) else 1
+    if micro * synced < SMALL_BATCH:
+        advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
+        lines.append(
+            f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
+            f"consider {advice}"
+        )
+    return lines
+
+
+def result(summary: Mapping[str, Any]) -> list[str]:
+    """Return lines that say what came out of a finished run, from its summary alone."""
+    seconds = timedelta(seconds=round(summary["seconds"]))
+    lines = [f"finished: {summary['epoch']} epochs, {summary['global_step']} steps in {seconds}"]
+    rows = [("last", summary["metrics"], f"epoch {summary['epoch']}")]
+    if summary["best"]:
+        shown = "the held-out best" if summary["val_source"] == "held-out" else "shown only: chosen on the test set"
+        rows.append(("best", summary["best"], f"epoch {summary['best']['epoch']}, {shown}"))
+    lines.append(f"  {'':10} {'top-1 error':>12} {'top-5 error':>12}")
+    for name, metrics, remark in rows:
+        errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
+        lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
+    known = published(summary["arch"], summary["dataset"], "center")
+    if known:
+        top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
+        lines.append(f"  {'published':10} {top1:>12} {top5:>12}   {known.source}")
+    if summary.get("images_per_second"):
+        lines.append(f"  {summary['images_per_second']:,.0f} images/s in training")
+    return lines
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{100 * (1 - accuracy):.2f} %"
+
+
+def _wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+    last = {f"last/{name.removeprefix('val/')}": value for name, value in summary["metrics"].items() if "val/" in name}
+    best = {f"best/{name.removeprefix('val/')}": value for name, value in summary["best"].items()}
+    return {**last, **best, "status": summary["status"]}
