@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PaddingMode = Literal["zeros", "reflect"]
@@ -41,32 +42,44 @@ def permutation_seed(seed: int, epoch: int) -> int:
     return _mix(_mix(seed ^ 0x5EED) + epoch) >> 1
 
 
-def random_crop(images: Tensor, draw: Tensor, padding: int, mode: PaddingMode = "zeros") -> Tensor:
-    """Pad each side by ``padding`` pixels and cut the original size out at a random place.
+def pad(images: Tensor, padding: int, mode: PaddingMode = "zeros") -> Tensor:
+    """Add ``padding`` pixels on each side.
 
     Args:
-        images: [B, C, H, W], any type.
-        draw: [B, 2] integers, which choose row and column.
-        padding: pixels on each side; 0 returns the images.
-        mode: what the padding holds: zeros, or the reflected image.
+        images: [N, C, H, W], any type.
+        padding: pixels, fewer than H and W where reflected.
+        mode: what they hold: zeros, or the reflected image without its border repeated.
     """
     if padding == 0:
         return images
-    batch, channels, height, width = images.shape
     if mode == "zeros":
-        padded = images.new_zeros(batch, channels, height + 2 * padding, width + 2 * padding)
-        padded[:, :, padding:-padding, padding:-padding] = images
-    else:
-        rows = _reflected(height, padding, images.device)
-        padded = images[:, :, rows][..., _reflected(width, padding, images.device)]
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        return F.pad(images, (padding, padding, padding, padding))
+    height, width = images.shape[-2:]
+    rows, columns = _reflected(height, padding, images.device), _reflected(width, padding, images.device)
+    return images.index_select(2, rows).index_select(3, columns)
+
+
+def random_crop(padded: Tensor, draw: Tensor, padding: int) -> Tensor:
+    """Cut the original size out of padded images, each at a random place.
+
+    Args:
+        padded: [B, C, H + 2 padding, W + 2 padding], any type.
+        draw: [B, 2] integers, which choose row and column.
+        padding: pixels that were added on each side.
+    """
+    if padding == 0:
+        return padded
+    batch, _, height, width = padded.shape
+    windows = padded.unfold(2, height - 2 * padding, 1).unfold(3, width - 2 * padding, 1)
     top, left = (draw % (2 * padding + 1)).unbind(1)
-    return windows[torch.arange(batch, device=images.device), :, top, left]
+    return windows[torch.arange(batch, device=padded.device), :, top, left]
 
 
 def random_flip(images: Tensor, draw: Tensor) -> Tensor:
     """Mirror images [B, C, H, W] left to right where ``draw`` [B] is odd."""
-    return torch.where((draw % 2 == 1)[:, None, None, None], images.flip(-1), images)
+    batch = torch.arange(len(images), device=images.device)
+    # Copying whole images is several times faster than torch.where on bytes.
+    return torch.cat([images, images.flip(-1)]).index_select(0, batch + len(images) * (draw % 2))
 
 
 def cutout(images: Tensor, draw: Tensor, size: int) -> Tensor:

@@ -55,7 +55,7 @@ class ImageClassifier(LightningModule):
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
-        compile: bool = False,  # noqa: A002 - the field's word for it
+        compile: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -174,10 +174,14 @@ class ImageClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep every process's sums, so that an interrupted epoch's metrics stay exact."""
-        checkpoint["train_sums"] = self.all_gather(self._train_sums).reshape(-1, 5).cpu()
+        gathered = self.all_gather(self._train_sums)
+        assert isinstance(gathered, Tensor)
+        checkpoint["train_sums"] = gathered.reshape(-1, 5).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's sums back; at another world size the first takes them all."""
+        if not self.attached:
+            return
         kept = checkpoint["train_sums"]
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         if len(kept) == world_size:
@@ -233,7 +237,7 @@ class ImageClassifier(LightningModule):
         metrics = {f"{split}/loss": sums[LOSS] / count, f"{split}/top1": sums[TOP1] / count}
         if self.num_classes >= TOP5_FROM:
             metrics[f"{split}/top5"] = sums[TOP5] / count
-        self._report(metrics | {f"{split}/n_samples": float(count)})
+        self._report(metrics | {f"{split}/n_samples": count})
 
     # -- both ----------------------------------------------------------------------------------
 
@@ -241,6 +245,14 @@ class ImageClassifier(LightningModule):
         self.metrics.update(metrics)
         # For callbacks that monitor a metric, and the progress bar; files get the full precision.
         self.log_dict(metrics, logger=False)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a Trainer runs this module, which ``load_from_checkpoint`` does without."""
+        try:
+            return self.trainer is not None
+        except RuntimeError:
+            return False
 
     def _reduce(self, value: Tensor, operation: str) -> Tensor:
         reduced = self.trainer.strategy.reduce(value.clone(), reduce_op=operation)

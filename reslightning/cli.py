@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,17 +11,19 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from reslightning.callbacks.recorder import AtomicCheckpointIO
 from reslightning.classifier import ImageClassifier
+from reslightning.configs import arrange, load_config
 from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits
-from reslightning.errors import UserError, near_misses
+from reslightning.errors import UserError
 from reslightning.evaluation import PredictionWriter, evaluate
+from reslightning.explain import explain
 from reslightning.runs import Run, default_directory, differences, evaluation_checkpoint, identity
 from reslightning.tracking import Wandb
 from reslightning.training import Segment, check_batches, result
@@ -37,8 +37,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UserError for whatever the parser does not accept."""
-        parser = getattr(ex, "subcommand_parser", None) or self
-        raise UserError(explain(str(message), parser)) from ex
+        raise UserError(str(message)) from ex
 
 
 class CLI(LightningCLI):
@@ -64,7 +63,7 @@ class CLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
             },
-            args=arrange(list(argv)),
+            args=arrange(list(argv)),  # type: ignore[arg-type]  # readings, for parse_arguments
         )
 
     # -- options ---------------------------------------------------------------------------------
@@ -72,16 +71,32 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that are neither Lightning's, the model's nor the data's."""
         parser.add_class_arguments(Wandb, "wandb")
-        parser.add_argument("--run_dir", type=str, default=None, help="the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)")
-        parser.add_argument("--fresh", type=bool, default=False, help="start another run beside one of the same configuration")
-        parser.add_argument("--output", type=str, default=None, help="predict: the file to write, CSV (default: in the run directory)")
+        for option, kind, default, text in (
+            ("--run_dir", str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
+            ("--fresh", bool, False, "fit: start another run beside one of the same configuration"),
+            ("--output", str, None, "predict: the CSV file to write (default: in the run directory)"),
+        ):
+            parser.add_argument(option, type=kind, default=default, help=text)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arranged arguments; sys.argv plays no part."""
-        self.config = parser.parse_args(args)
+        """Parse the first of a command line's readings that means the run directory it names."""
+        first = None
+        for reading in args:
+            self.subcommand = reading[0]
+            try:
+                self.config = parser.parse_args(reading)
+            except UserError as error:
+                raise UserError(explain(str(error), self._subcommand_parsers[self.subcommand], DATA_SETS)) from error
+            first = first or self.config
+            if len(args) == 1 or not differences(self._there(), yaml.safe_load(self._text())):
+                return
+        self.config = first
+
+    def _there(self) -> dict[str, Any]:
+        return load_config(Path(self._options.run_dir).expanduser() / "config.yaml")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""
@@ -109,7 +124,7 @@ class CLI(LightningCLI):
         config = self._options.clone()
         for key in ("config", "run_dir", "fresh", "output"):
             config.pop(key, None)
-        return self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+        return self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
 
     def _choose_run(self) -> None:
         text = self._text()
@@ -117,7 +132,7 @@ class CLI(LightningCLI):
         self.run = Run(self._directory(config))
         there = self.run.directory / "config.yaml"
         if there.is_file():
-            lines = differences(_load(there), config)
+            lines = differences(load_config(there), config)
             if lines:
                 raise UserError(
                     f"{self.run.directory} belongs to another configuration:\n" + "\n".join(lines) + "\n"
@@ -139,7 +154,7 @@ class CLI(LightningCLI):
             for file in self._options.config or []:
                 parent = Path(str(file)).parent
                 if Path(str(file)).name == "config.yaml" and (parent / "summary.json").is_file():
-                    directory = parent if identity(_load(Path(str(file)))) == identity(config) else directory
+                    directory = parent if identity(load_config(Path(str(file)))) == identity(config) else directory
         if self._options.fresh:
             base, number = directory, 1
             while directory.exists():
@@ -186,14 +201,17 @@ class CLI(LightningCLI):
         if self.segment:
             loggers, checkpointing = [self.segment.csv, *loggers], True
             callbacks += self.segment.callbacks()
-        return super().instantiate_trainer(
-            **kwargs,
-            logger=loggers or False,
-            plugins=plugins,
-            callbacks=callbacks,
-            enable_checkpointing=checkpointing,
-            enable_progress_bar=bar or any(isinstance(callback, ProgressBar) for callback in callbacks),
-        )
+        try:
+            return super().instantiate_trainer(
+                **kwargs,
+                logger=loggers or False,
+                plugins=plugins,
+                callbacks=callbacks,
+                enable_checkpointing=checkpointing,
+                enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the trainer does not take its options: {error}") from error
 
     def _predictions(self) -> Path:
         if self._options.output:
@@ -201,7 +219,6 @@ class CLI(LightningCLI):
         if self.run is None:
             raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
         return self.run.directory / "evaluations" / "test-predictions.csv"
-
 
     # -- what is done ------------------------------------------------------------------------------
 
@@ -229,7 +246,7 @@ class CLI(LightningCLI):
         self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
 
     def _evaluate(self, model: ImageClassifier, data: DataModule, split: Literal["val", "test"]) -> None:
-        trained = _load(self.run.directory / "config.yaml") if self.run else None
+        trained = load_config(self.run.directory / "config.yaml") if self.run else None
         evaluate(
             self.trainer,
             model,
@@ -240,95 +257,6 @@ class CLI(LightningCLI):
             config=yaml.safe_load(self._text()),
             trained=trained,
         )
-
-
-# -- configs ---------------------------------------------------------------------------------------
-
-
-def arrange(argv: list[str]) -> list[str]:
-    """Return the arguments with configs before flags, so that flags win wherever they stand.
-
-    Configs are looked up; without any, a run directory's own serves, else the data set's.
-    """
-    command, configs, flags = argv[0], [], []
-    rest = iter(argv[1:])
-    for argument in rest:
-        if argument in ("-c", "--config"):
-            configs.append(next(rest, ""))
-        elif argument.startswith("--config="):
-            configs.append(argument.partition("=")[2])
-        else:
-            flags.append(argument)
-    if not configs and not {"-h", "--help"} & set(flags):
-        own = Path(_value(flags, "run_dir") or "") / "config.yaml"
-        data = _value(flags, "data") or _value(flags, "data.class_path") or "Digits"
-        name = data.rpartition(".")[2].lower()
-        if _value(flags, "run_dir") and own.is_file():
-            configs = [str(own)]
-        elif name in available_configs():
-            configs = [name]
-    found = [find_config(config) for config in configs]
-    return [command, *(part for path in found for part in ("-c", str(path))), *flags]
-
-
-def _value(flags: list[str], option: str) -> str | None:
-    """Return the last value that is given for an option."""
-    value = None
-    for position, flag in enumerate(flags):
-        if flag == f"--{option}" and position + 1 < len(flags):
-            value = flags[position + 1]
-        elif flag.startswith(f"--{option}="):
-            value = flag.partition("=")[2]
-    return value
-
-
-def _config_folders() -> list[Path]:
-    package = Path(__file__).resolve().parent
-    # In a wheel the configs lie inside the package, in a checkout beside it.
-    return [Path("configs"), package / "configs", package.parent / "configs"]
-
-
-def available_configs() -> list[str]:
-    """Return the names that -c takes without a path."""
-    return sorted(
-        {
-            path.relative_to(folder).with_suffix("").as_posix()
-            for folder in _config_folders()
-            for path in folder.glob("**/*.yaml")
-        }
-    )
-
-
-def find_config(name: str) -> Path:
-    """Return the file a -c means: a path, or a name in ./configs or in the installed package.
-
-    Raises:
-        UserError: there is none, or it is no YAML.
-    """
-    candidates = [Path(name).expanduser()]
-    candidates += [folder / f"{name.removesuffix('.yaml')}.yaml" for folder in _config_folders()]
-    for path in candidates:
-        if path.is_file():
-            _load(path)
-            return path
-    known = available_configs()
-    raise UserError(f"no config {name!r}{near_misses(name, known)}\nallowed: a path, or {', '.join(known)}")
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}, line {line}: {error.problem or error} (not valid YAML)") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the config {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
-    return content
-
-
-# -- noise -----------------------------------------------------------------------------------------
 
 
 def quiet() -> None:
@@ -343,12 +271,3 @@ def quiet() -> None:
         ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
     ):
         warnings.filterwarnings("ignore", message=by_design)
-
-
-# -- errors ----------------------------------------------------------------------------------------
-
-
-def explain(message: str, parser: Any) -> str:
-    """Return a parser's message in one line, with the nearest option or class name."""
-    message = re.sub(r"\x1b\[[0-9;]*m", "", message).strip()
-    return message

@@ -19,5 +19,5 @@ class TrainingError(RuntimeError):
 
 def near_misses(name: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x' or 'y'?"`` for names close to ``name``, else an empty string."""
-    close = difflib.get_close_matches(name, list(allowed), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

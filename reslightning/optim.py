@@ -137,9 +137,7 @@ def make_factor(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Factor
     """
     total = max(steps_per_epoch * epochs, 1)
     scale = steps_per_epoch if schedule.unit == "epochs" else 1
-    milestones = (
-        [total / 2, total * 3 / 4] if schedule.milestones is None else [m * scale for m in schedule.milestones]
-    )
+    milestones = [total / 2, total * 3 / 4] if schedule.milestones is None else [m * scale for m in schedule.milestones]
     tau = total if schedule.tau is None else schedule.tau * scale
     factor: Factor = {
         "step": step_decay(milestones, schedule.gamma),

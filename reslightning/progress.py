@@ -14,7 +14,7 @@ def training_position(trainer: Trainer) -> tuple[int, int]:
     Read it in ``train_dataloader()``, where a checkpoint's progress is restored already.
     """
     loop = trainer.fit_loop
-    epoch = loop.epoch_progress.current
+    epoch: Any = loop.epoch_progress.current
     within = epoch.ready > epoch.processed
     return epoch.processed, loop.epoch_loop.batch_progress.current.ready if within else 0
 
@@ -31,20 +31,25 @@ def restart_validation(checkpoint: dict[str, Any]) -> None:
     progress["is_last_batch"] = False
 
 
+def finished_epochs(checkpoint: dict[str, Any]) -> int:
+    """Return the number of whole epochs behind a checkpoint."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
 def batches_per_epoch(trainer: Trainer, batches: int) -> int:
     """Return how many of an epoch's micro-batches are trained, given the Trainer's limits.
 
     ``Trainer.estimated_stepping_batches`` would build the loader before progress is restored, and
     a resumed run would then train other samples.
     """
-    limit = trainer.overfit_batches or trainer.limit_train_batches
+    limit: float = getattr(trainer, "overfit_batches", 0) or trainer.limit_train_batches
     return min(limit, batches) if isinstance(limit, int) else int(batches * limit)
 
 
 def evaluates_everything(trainer: Trainer) -> bool:
     """Whether an evaluation is meant to see its whole split."""
     limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
-    limited = limit != 1.0 or isinstance(limit, int) or trainer.overfit_batches or trainer.fast_dev_run
+    limited = limit != 1.0 or isinstance(limit, int) or bool(getattr(trainer, "overfit_batches", 0))
     return not limited and not trainer.sanity_checking
 
 

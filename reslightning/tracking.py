@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.runs import write_atomically
 
+Mode = Literal["online", "offline", "disabled"]
 # Shares of an unreachable server in a run's start and end, in seconds.
 INIT_TIMEOUT = 30.0
 
@@ -42,16 +43,24 @@ class Wandb:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
 
-    def resolved_mode(self) -> Literal["online", "offline", "disabled"]:
+    def resolved_mode(self) -> Mode:
         """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found."""
         if self.mode != "auto":
             return self.mode
         from_environment = os.environ.get("WANDB_MODE")
         if from_environment in ("online", "offline", "disabled"):
             return from_environment  # type: ignore[return-value]
-        import wandb
+        return "online" if _key_found() else "offline"
 
-        return "online" if wandb.api.api_key else "offline"
+
+def _key_found() -> bool:
+    """Whether W&B has credentials, found without asking its server or the user."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    import wandb
+    from requests.utils import get_netrc_auth
+
+    return get_netrc_auth(wandb.setup().settings.base_url) is not None
 
 
 class MetricsCSV(Logger):
@@ -148,8 +157,8 @@ class SafeWandbLogger(WandbLogger):
 
 
 def start_wandb(
-    options: Wandb, mode: str, directory: Path, run_id: str, config: Mapping[str, Any]
-) -> tuple[SafeWandbLogger | None, str]:
+    options: Wandb, mode: Mode, directory: Path, run_id: str, config: Mapping[str, Any]
+) -> tuple[SafeWandbLogger | None, Mode]:
     """Start or continue a run's W&B run; offline where the server does not answer.
 
     Args:
@@ -166,7 +175,7 @@ def start_wandb(
         return None, mode
     import wandb
 
-    def init(mode: str) -> Any:
+    def init(mode: Mode) -> Any:
         return wandb.init(
             project=options.project,
             entity=options.entity,

@@ -21,7 +21,7 @@ from reslightning.data.base import DataModule
 from reslightning.errors import UserError
 from reslightning.models.architectures import cost, resolve_options
 from reslightning.models.weights import read_checkpoint
-from reslightning.progress import syncs_batchnorm
+from reslightning.progress import finished_epochs, syncs_batchnorm
 from reslightning.reference import published
 from reslightning.runs import Run, determining, identity, versions, write_atomically
 from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
@@ -67,7 +67,7 @@ class Segment:
     @property
     def leads(self) -> bool:
         """Whether this is the one process that writes."""
-        return rank_zero_only.rank == 0
+        return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
     def _checkpoint(self, start: str | None) -> Path | None:
         path = self.run.last if self.run.last.is_file() else Path(start) if start else None
@@ -78,7 +78,7 @@ class Segment:
             raise UserError(
                 f"{path} holds weights but no training to continue; to start from them use --model.weights {path}"
             )
-        self.position = (content["epoch"], content["global_step"])
+        self.position = (finished_epochs(content), content["global_step"])
         state = content["callbacks"][self.recorder.state_key]
         self.rows = state["rows"] if path == self.run.last else 0
         return path
@@ -91,10 +91,12 @@ class Segment:
         step = self.position[1] if checkpoint else 0
         self.run.start(_facts(self.config, model, data), world_size=trainer.world_size, step=step)
         mode = wandb.resolved_mode()
-        self.wandb, mode = start_wandb(wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config())
+        self.wandb, mode = start_wandb(
+            wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config()
+        )
         if self.wandb:
             trainer.loggers = [*trainer.loggers, self.wandb]
-        where = f"continues at epoch {self.position[0]}, step {step}" if checkpoint else "a new run"
+        where = f"continues behind epoch {self.position[0]}, at step {step}" if checkpoint else "a new run"
         print(f"{self.run.directory}: {where}")
         for line in describe(trainer, model, data, mode):
             print(line)

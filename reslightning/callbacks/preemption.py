@@ -102,9 +102,7 @@ class Preemption(Checkpoint):
         if trainer.current_epoch + 1 != trainer.max_epochs and (number := self._agreed()):
             raise Stopped(number)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint written during validation begin with it."""
         if trainer.validating:
             restart_validation(checkpoint)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from reslightning.cli import CLI
+from reslightning.errors import UserError
 
 
 def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands."""
-    CLI(argv)
+    try:
+        CLI(argv)
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning refuses this combination of options: {error}") from error
     return 0

@@ -101,8 +101,7 @@ class DataModule(LightningDataModule):
         images, labels = self.load(train=True)
         if self.val_split >= len(images):
             raise UserError(
-                f"data.val_split={self.val_split} leaves no training images: "
-                f"{type(self).__name__} has {len(images)}"
+                f"data.val_split={self.val_split} leaves no training images: {type(self).__name__} has {len(images)}"
             )
         generator = torch.Generator().manual_seed(augment.permutation_seed(self.seed, -1))
         order = torch.randperm(len(images), generator=generator)
@@ -110,7 +109,9 @@ class DataModule(LightningDataModule):
             held_out, kept = order[: self.val_split].sort()[0], order[self.val_split :].sort()[0]
             self._images["val"], self._labels["val"] = images[held_out], labels[held_out]
             images, labels = images[kept], labels[kept]
-        self._images["train"], self._labels["train"] = images, labels
+        # Padded once here: a crop then costs the same whatever the padding holds.
+        self._images["train"] = augment.pad(images, self.crop_padding, self.padding_mode)
+        self._labels["train"] = labels
         self._images["test"], self._labels["test"] = self.load(train=False)
         if not self.val_split:
             self._images["val"], self._labels["val"] = self._images["test"], self._labels["test"]
@@ -187,7 +188,7 @@ class DataModule(LightningDataModule):
         micro = self.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
         epoch, batches = training_position(trainer)
         sampler.resume_at(epoch, batches * micro * trainer.world_size)
-        return self._loader("train", sampler, micro)
+        return self.index_loader("train", sampler, micro)
 
     def val_dataloader(self) -> DataLoader[int]:
         """Return a loader of index batches over the validation images."""
@@ -211,9 +212,10 @@ class DataModule(LightningDataModule):
             )
         # Without gradients more fits; at least 64, so that a batch size of 1 still evaluates fast.
         micro = max(2 * self.batch_size // (world_size * trainer.accumulate_grad_batches), 64)
-        return self._loader(split, EvalSampler(samples, rank=trainer.global_rank, world_size=world_size), micro)
+        return self.index_loader(split, EvalSampler(samples, rank=trainer.global_rank, world_size=world_size), micro)
 
-    def _loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[int]:
+    def index_loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[int]:
+        """Return a loader of index batches [B], int64, in a sampler's order."""
         return DataLoader(
             range(self.n_samples(split)),  # type: ignore[arg-type]
             batch_size=batch_size,
@@ -242,7 +244,7 @@ class DataModule(LightningDataModule):
         """Return augmented, normalised images [B, 3, H, W] and labels [B] of training samples."""
         images, labels = self._take("train", indices)
         draw = augment.draws(self.seed, epoch, indices, 5)
-        images = augment.random_crop(images, draw[:, 0:2], self.crop_padding, self.padding_mode)
+        images = augment.random_crop(images, draw[:, 0:2], self.crop_padding)
         if self.flip:
             images = augment.random_flip(images, draw[:, 2])
         return augment.cutout(self._normalize(images), draw[:, 3:5], self.cutout), labels
@@ -257,7 +259,7 @@ class DataModule(LightningDataModule):
         if self._labels[split].device != indices.device:
             for part in (self._images, self._labels):
                 part[split] = part[split].to(indices.device)
-        return self._images[split][indices], self._labels[split][indices]
+        return self._images[split].index_select(0, indices), self._labels[split].index_select(0, indices)
 
     def _normalize(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:

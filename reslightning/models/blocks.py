@@ -1,5 +1,6 @@
-"""Residual blocks: basic and bottleneck (arXiv:1512.03385, Fig. 5), and pre-activation
-(arXiv:1603.05027, Fig. 1b). Each maps [B, C_in, H, W] to [B, C_out, H / stride, W / stride].
+"""Residual blocks (arXiv:1512.03385, Fig. 5) and pre-activation ones (arXiv:1603.05027, Fig. 4e).
+
+Each maps [B, C_in, H, W] to [B, C_out, H / stride, W / stride].
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ class Block(nn.Module):
 class BasicBlock(Block):
     """Two 3x3 convolutions, each followed by batch normalisation."""
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, version: Version
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, version: Version) -> None:
         super().__init__(in_channels, width, stride, shortcut, normalize=True)
         self.conv1 = conv3x3(in_channels, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
@@ -59,9 +58,7 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """1x1, 3x3 and 1x1 convolutions, each followed by batch normalisation."""
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, version: Version
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, version: Version) -> None:
         super().__init__(in_channels, 4 * width, stride, shortcut, normalize=True)
         # v1 (the paper) strides in the first 1x1, v1.5 (torchvision) in the 3x3.
         first, second = (stride, 1) if version == "v1" else (1, stride)
@@ -105,9 +102,7 @@ class PreActivationBlock(Block):
 class PreActivationBasicBlock(PreActivationBlock):
     """Two 3x3 convolutions, each preceded by batch normalisation."""
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, first: bool
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, first: bool) -> None:
         super().__init__(in_channels, width, stride, shortcut, first)
         self.conv1 = conv3x3(in_channels, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
@@ -121,9 +116,7 @@ class PreActivationBasicBlock(PreActivationBlock):
 class PreActivationBottleneck(PreActivationBlock):
     """1x1, 3x3 and 1x1 convolutions, each preceded by batch normalisation."""
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, first: bool
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, shortcut: Shortcut | None, first: bool) -> None:
         super().__init__(in_channels, 4 * width, stride, shortcut, first)
         self.conv1 = conv1x1(in_channels, width)
         self.bn2 = nn.BatchNorm2d(width)

@@ -107,9 +107,7 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, BasicBlock | Bottleneck):
                 if module.plain:
-                    raise UserError(
-                        "zero_init_residual needs shortcuts: a plain network would output zero"
-                    )
+                    raise UserError("zero_init_residual needs shortcuts: a plain network would output zero")
                 last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                 nn.init.zeros_(last.weight)
 
@@ -127,9 +125,7 @@ class ResNet(nn.Module):
         return self.fc(x)
 
 
-def _stages(
-    architecture: Architecture, shortcut: Shortcut | None, version: Version
-) -> list[nn.Sequential]:
+def _stages(architecture: Architecture, shortcut: Shortcut | None, version: Version) -> list[nn.Sequential]:
     stages = []
     channels = architecture.widths[0]
     for number, (depth, width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to torch's developers about old pickles
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) and path.stat().st_size > 0 and "Unsupported" in str(error):
+        if "GLOBAL" in str(error):
             raise UserError(
                 f"{path} holds pickled objects besides tensors and is not opened, since opening it could "
                 "execute code; save its state_dict() alone, with torch.save"
@@ -146,19 +149,19 @@ def torchvision_weights(source: str, arch: str | None = None) -> Any:
     """
     from torchvision.models import get_model_weights, list_models
 
-    given_arch, _, name = source.removeprefix("torchvision:").rpartition(".")
-    arch = given_arch or arch
     known = [model for model in list_models() if model.startswith("resnet")]
+    given_arch, _, name = source.removeprefix("torchvision:").rpartition(".")
+    if name in known:
+        given_arch, name = name, "DEFAULT"
+    arch = given_arch or arch
     if arch not in known:
         raise UserError(
-            f"torchvision has no weights for {arch!r}{near_misses(str(arch), known)}\n"
-            f"allowed: {', '.join(known)}"
+            f"torchvision has no weights for {arch!r}{near_misses(str(arch), known)}\nallowed: {', '.join(known)}"
         )
     entries = {entry.name: entry for entry in get_model_weights(arch)}
-    entries["DEFAULT"] = get_model_weights(arch).DEFAULT  # type: ignore[attr-defined]
+    entries["DEFAULT"] = get_model_weights(arch).DEFAULT
     if name not in entries:
         raise UserError(
-            f"torchvision has no weights {name!r} for {arch}{near_misses(name, entries)}\n"
-            f"allowed: {', '.join(entries)}"
+            f"torchvision has no weights {name!r} for {arch}{near_misses(name, entries)}\nallowed: {', '.join(entries)}"
         )
     return entries[name]

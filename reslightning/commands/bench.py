@@ -1,0 +1,207 @@
+"""bench: the loader and training, each against the plain way, measured in turn in one run."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from reslightning.callbacks.preemption import Preemption
+from reslightning.callbacks.throughput import WARM_UP, Throughput
+from reslightning.classifier import ImageClassifier
+from reslightning.cli import quiet
+from reslightning.data import CIFAR10
+from reslightning.data.sampler import TrainSampler
+from reslightning.models.resnet import build_model
+from reslightning.optim import Optim, make_optimizer
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def main(argv: list[str]) -> int:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="reslightning bench",
+        description="Images per second on CIFAR-10 beside the plain way, measured in turn in one run.",
+    )
+    parser.add_argument(
+        "what",
+        choices=["data", "train"],
+        help="data: the loader on one core against torchvision's CIFAR10 with PIL transforms; "
+        "train: training against a hand-written loop over that loader",
+    )
+    parser.add_argument("--root", help="folder with CIFAR-10 (default: $RESLIGHTNING_DATA, else ./data)")
+    parser.add_argument("--batch_size", type=int, default=128, help="images a step")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, in turn")
+    parser.add_argument("--seconds", type=float, default=4.0, help="data: length of one measurement")
+    parser.add_argument("--steps", type=int, default=50, help="train: measured steps of one measurement")
+    parser.add_argument("--arch", default="resnet20", help="train: the network")
+    args = parser.parse_args(argv[1:])
+    quiet()
+    data = CIFAR10(root=args.root, batch_size=args.batch_size)
+    data.setup()
+    if args.what == "data":
+        _bench_data(data, args.rounds, args.seconds)
+    else:
+        _bench_train(data, args.arch, args.rounds, args.steps)
+    return 0
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+def _bench_data(data: CIFAR10, rounds: int, seconds: float) -> None:
+    torch.set_num_threads(1)
+    plain_loader = _plain_loader(data)
+    print(f"CIFAR-10 to normalised float batches of {data.batch_size}, one core, {rounds} rounds in turn")
+    ours, plain = _in_turn(
+        rounds, lambda: _rate(_our_batches(data), seconds), lambda: _rate(_forever(plain_loader), seconds)
+    )
+    _print_rates({"reslightning": ours, "torchvision CIFAR10, PIL transforms, DataLoader": plain})
+    print(f"ratio {_ratio(ours, plain):.1f}")
+
+
+def _our_batches(data: CIFAR10) -> Batches:
+    sampler = TrainSampler(data.n_samples("train"), data.batch_size, seed=0, rank=0, world_size=1)
+    epoch = 0
+    while True:
+        sampler.set_epoch(epoch)
+        for indices in data.index_loader("train", sampler, data.batch_size):
+            yield data.training_batch(indices, epoch)
+        epoch += 1
+
+
+def _plain_loader(data: CIFAR10) -> DataLoader[Any]:
+    from torchvision import datasets, transforms
+
+    # torchvision's own class and its own way to an image; only its reader of files is passed over,
+    # because it takes the python layout with official checksums alone.
+    plain = datasets.CIFAR10.__new__(datasets.CIFAR10)
+    images, labels = data.load(train=True)
+    plain.data, plain.targets = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
+    plain.target_transform = None
+    plain.transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.own_mean, data.own_std),
+        ]
+    )
+    return DataLoader(plain, batch_size=data.batch_size, shuffle=True, drop_last=True)
+
+
+def _forever(loader: Iterable[Any]) -> Batches:
+    while True:
+        yield from loader
+
+
+def _rate(batches: Batches, seconds: float) -> float:
+    for _ in range(3):
+        next(batches)
+    images, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        images += len(next(batches)[1])
+    return images / elapsed
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def _bench_train(data: CIFAR10, arch: str, rounds: int, steps: int) -> None:
+    plain_loader = _plain_loader(data)
+    threads = torch.get_num_threads()
+    print(f"{arch}, batches of {data.batch_size}, {threads} threads, {rounds} rounds of {steps} steps in turn")
+    trainer, loop, plain = _in_turn(
+        rounds,
+        lambda: _trainer_rate(data, arch, steps),
+        lambda: _loop_rate(arch, _our_batches(data), steps, fast=True),
+        lambda: _loop_rate(arch, _forever(plain_loader), steps, fast=False),
+    )
+    _print_rates(
+        {
+            "reslightning fit: Trainer, bf16, channels last": trainer,
+            "loop by hand, same data, bf16, channels last": loop,
+            "hand-written loop, fp32, torchvision and PIL": plain,
+        }
+    )
+    print(f"ratio to the plain loop {_ratio(trainer, plain):.2f}")
+    print(f"the Trainer costs {100 * (_ratio(loop, trainer) - 1):.1f} % over the same loop by hand")
+
+
+def _trainer_rate(data: CIFAR10, arch: str, steps: int) -> float:
+    throughput = Throughput()
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=steps + WARM_UP,
+        limit_val_batches=0,
+        precision="bf16-mixed",
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[throughput, Preemption(lambda trainer: None)],
+    )
+    trainer.fit(ImageClassifier(arch, channels_last=True), datamodule=data)
+    rate = throughput.images_per_second
+    assert rate is not None
+    return rate
+
+
+def _loop_rate(arch: str, batches: Batches, steps: int, *, fast: bool) -> float:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    memory_format = torch.channels_last if fast else torch.contiguous_format
+    model = build_model(arch).to(device).to(memory_format=memory_format)
+    model.train()
+    optimizer = make_optimizer(model, Optim())
+    images_seen, start = 0, 0.0
+    for step in range(steps + WARM_UP):
+        if step == WARM_UP:
+            _wait(device)
+            images_seen, start = 0, time.perf_counter()
+        images, labels = (part.to(device) for part in next(batches))
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+            loss = F.cross_entropy(model(images.contiguous(memory_format=memory_format)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        images_seen += len(labels)
+    _wait(device)
+    return images_seen / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# -- both ------------------------------------------------------------------------------------------
+
+
+def _in_turn(rounds: int, *ways: Callable[[], float]) -> list[list[float]]:
+    """Return each way's rates, measured A B C A B C, so that a drifting machine drifts for all."""
+    rates: list[list[float]] = [[] for _ in ways]
+    for _ in range(rounds):
+        for way, measured in zip(ways, rates, strict=True):
+            measured.append(way())
+    return rates
+
+
+def _ratio(first: list[float], second: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+def _print_rates(rates: dict[str, list[float]]) -> None:
+    for name, measured in rates.items():
+        spread = f"{min(measured):,.0f} to {max(measured):,.0f}"
+        print(f"  {statistics.median(measured):>10,.0f} images/s  {name} ({spread})")

@@ -1,0 +1,87 @@
+"""The parser's complaints in one short message: what, given, allowed, and the near miss."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from reslightning.errors import near_misses
+
+WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
+    """Return what a parser's message means.
+
+    Args:
+        message: jsonargparse's own, often many lines.
+        parser: the subcommand's parser, for its options and their types.
+        data_sets: the data modules by class name.
+    """
+    types = _option_types(parser, data_sets)
+    unknown = re.search(r"unrecognized arguments: (\S+)", message)
+    if unknown:
+        return _unknown_option(unknown[1].partition("=")[0].lstrip("-"), types)
+    data = re.search(r'Parser key "data":.*(?:import path string: |Given value: )(\w[\w.]*)\s*$', message, re.DOTALL)
+    if data and "not accepted" not in message:
+        return f"unknown data set {data[1]!r}{near_misses(data[1], data_sets)}\nallowed: {', '.join(data_sets)}"
+    refused = re.search(r"(?:does not accept option|Option) '([^']+)'", message)
+    keys = [key.removeprefix("init_args.") for key in re.findall(r'Parser key "([^"]+)"', message)]
+    if refused:
+        groups = {option.partition(".")[0] for option in types}
+        parents = [] if refused[1].partition(".")[0] in groups else keys
+        return _unknown_option(".".join([*parents, refused[1]]).replace(".init_args", ""), types)
+    value = re.findall(r"(?:Got|Given) value: (.+)", message)
+    if keys and value:
+        key = next((k for k in (".".join(keys), keys[-1]) if k in types), ".".join(keys))
+        if key == "data.seed":  # the command line links it
+            key, types["seed_everything"] = "seed_everything", int
+        whole = value[0 if "Got value" in message else -1].strip()
+        given = re.sub(r"^NestedArg\(key='.*?', val='?(.*?)'?\)$", r"\1", whole)
+        near = near_misses(given, _literals(types.get(key)))
+        return f"{key}={given} is not allowed{near}\nallowed: {_allowed(types.get(key))}"
+    return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
+
+
+def _unknown_option(name: str, types: Iterable[str]) -> str:
+    near = near_misses(name, types)
+    # The right name in the wrong group, or its beginning, is further away in letters than in meaning.
+    last = name.rpartition(".")[2]
+    same = [option for option in types if option.rpartition(".")[2].startswith(last)]
+    if not near and same:
+        near = f"; did you mean {' or '.join(map(repr, same[:3]))}?"
+    return f"unknown option {name!r}{near}\nfit --help lists the options"
+
+
+def _option_types(parser: Any, data_sets: Mapping[str, type]) -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for action in parser._actions:
+        for option in action.option_strings:
+            if option.startswith("--") and not option.endswith("help"):
+                types[option[2:]] = getattr(action, "_typehint", None)
+    for data_set in data_sets.values():
+        for name, hint in get_type_hints(data_set.__init__).items():  # type: ignore[misc]
+            if name not in ("return", "seed"):
+                types[f"data.{name}"] = hint
+    return types
+
+
+def _literals(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return [str(value) for value in get_args(hint)]
+    return [value for part in get_args(hint) for value in _literals(part)]
+
+
+def _allowed(hint: Any) -> str:
+    if hint is None:
+        return "see --help"
+    if get_origin(hint) is Literal:
+        return ", ".join(str(value) for value in get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        parts = dict.fromkeys(_allowed(part) for part in get_args(hint))
+        return ", ".join(parts)
+    if get_origin(hint) is list:
+        return f"a list like [x, y] of {_allowed(get_args(hint)[0])}"
+    return WORDS.get(hint, getattr(hint, "__name__", str(hint)))

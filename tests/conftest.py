@@ -1,0 +1,124 @@
+"""What tests share: the command line in this process, real data, and small fast runs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reslightning.__main__ import main
+
+SHARED = Path(os.environ.get("RESLIGHTNING_SHARED", Path(__file__).parents[2] / "shared"))
+# Some seconds of real training: 5 steps of 256 digits an epoch, validated on 359.
+SMALL = "--model.arch resnet8 --data.batch_size 256 --model.schedule.warmup 1 --wandb.mode disabled"
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """Each test has an empty working folder and none of the caller's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RESLIGHTNING_RUN_DIR", "RESLIGHTNING_DATA", "WANDB_API_KEY", "WANDB_MODE", "LOCAL_RANK"):
+        # Set first, so that what the command itself sets is undone behind the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cli(capfd, monkeypatch):
+    """Run a command line in this process, as a user would see it."""
+
+    def run(line: str) -> Result:
+        monkeypatch.delenv("RESLIGHTNING_RUN_DIR", raising=False)
+        monkeypatch.setattr(sys, "argv", ["reslightning", *shlex.split(line)])
+        capfd.readouterr()
+        try:
+            status = main(shlex.split(line))
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+def process(line: str, **options: Any) -> subprocess.Popen[str]:
+    """Start a command line as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "reslightning", *shlex.split(line)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def cifar_root(tmp_path_factory) -> Path:
+    """The real CIFAR-10 in its official binary layout."""
+    unpack = SHARED / "data" / "cifar10" / "unpack"
+    if not unpack.is_file():
+        pytest.skip(f"needs the real CIFAR-10: no {unpack} (RESLIGHTNING_SHARED names the folder elsewhere)")
+    root = tmp_path_factory.mktemp("cifar")
+    subprocess.run([sys.executable, str(unpack), str(root)], check=True, capture_output=True)
+    return root
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """Return a run's metrics.csv without the one column that depends on the clock."""
+    with (run / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        row.pop("images_per_second", None)
+    return found
+
+
+def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
+    """Return a run's checkpoint."""
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same_bits(first: Any, second: Any, place: str = "checkpoint") -> None:
+    """Assert that two nested structures hold the same values, tensors bit for bit."""
+    assert type(first) is type(second), place
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), place
+        for key in first:
+            assert_same_bits(first[key], second[key], f"{place}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), place
+        for number, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same_bits(one, other, f"{place}[{number}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), place
+    else:
+        assert first == second, place
+
+
+def assert_same_result(run: Path, reference: Path) -> None:
+    """Assert that two finished runs have the same weights, optimizer, rows and best values."""
+    for name in ("last", "best"):
+        one, other = checkpoint(run, name), checkpoint(reference, name)
+        for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+            assert (key in one) == (key in other)
+            if key in one:
+                assert_same_bits(one[key], other[key], f"{name}[{key!r}]")
+    assert rows(run) == rows(reference)

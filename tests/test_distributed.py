@@ -1,0 +1,75 @@
+"""Two processes train on the global batches of one, and count every validation sample once."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL, process
+
+TWO = "--trainer.devices 2 --trainer.accelerator cpu"
+
+
+def run(line: str) -> str:
+    child = process(line)
+    out, _ = child.communicate(timeout=300)
+    assert child.returncode == 0, out
+    return out
+
+
+def batches(note: Path, ranks: int) -> dict[str, list[int]]:
+    """Return the samples of each global step."""
+    found = defaultdict(list)
+    for rank in range(ranks):
+        for line in Path(f"{note}.{rank}").read_text().splitlines():
+            _, step, *samples = line.split()
+            found[step] += map(int, samples)
+    return found
+
+
+def evaluation(run_dir: Path) -> dict:
+    return json.loads((run_dir / "evaluations" / "val-center.json").read_text())
+
+
+def test_two_processes_are_one(cli, tmp_path):
+    note = "--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file"
+    line = f"fit {SMALL} --trainer.max_epochs 2"
+    out = run(f"{line} {TWO} --run_dir {tmp_path}/two {note} {tmp_path}/two.note")
+    assert "2 x 128" in out
+    assert cli(f"{line} --run_dir {tmp_path}/one {note} {tmp_path}/one.note").status == 0
+    one, two = batches(tmp_path / "one.note", 1), batches(tmp_path / "two.note", 2)
+    assert one.keys() == two.keys() == {str(step) for step in range(10)}
+    for step, samples in one.items():
+        assert sorted(samples) == sorted(two[step])
+    for epoch in (range(5), range(5, 10)):
+        seen = [sample for step in epoch for sample in two[str(step)]]
+        assert len(seen) == len(set(seen)) == 1280
+    # The same weights give the same counts on one process and on two.
+    run(f"validate --run_dir {tmp_path}/two {TWO}")
+    both = evaluation(tmp_path / "two")
+    assert cli(f"validate --run_dir {tmp_path}/two --trainer.devices 1").status == 0
+    single = evaluation(tmp_path / "two")
+    assert (both["world_size"], single["world_size"]) == (2, 1)
+    for name in ("val/top1", "val/top5", "val/n_samples"):
+        assert both["metrics"][name] == single["metrics"][name]
+    assert both["metrics"]["val/n_samples"] == 359
+    assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_ten_thousand_and_one_samples(cli, cifar_root, tmp_path):
+    options = (
+        f"--data CIFAR10 --data.root {cifar_root} --data.val_split 10001 --model.arch resnet8 --wandb.mode disabled"
+    )
+    assert (
+        cli(f"fit {options} --trainer.max_epochs 1 --trainer.limit_train_batches 5 --run_dir {tmp_path}/run").status
+        == 0
+    )
+    cli(f"validate --run_dir {tmp_path}/run")
+    single = evaluation(tmp_path / "run")
+    run(f"validate --run_dir {tmp_path}/run {TWO}")
+    both = evaluation(tmp_path / "run")
+    assert both["metrics"]["val/n_samples"] == single["metrics"]["val/n_samples"] == 10001
+    assert both["metrics"]["val/top1"] == single["metrics"]["val/top1"]
+    assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
