@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
-from types import FrameType
 
 from reslightning import __version__
-from reslightning.errors import TrainingError, UserError, near_misses
+from reslightning.errors import SIGNALS, TrainingError, UserError, near_misses, stop_at_once
 
 COMMANDS = {
     "fit": ("reslightning.commands.train", "train a network, or continue a training that was stopped"),
@@ -42,11 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"reslightning {__version__}")
         return 0
+    # Slurm may ask to stop while packages are still being imported.
+    handlers = {number: signal.signal(number, stop_at_once) for number in SIGNALS}
     try:
         if argv[0] not in COMMANDS:
             allowed = f"allowed: {', '.join(COMMANDS)}"
             raise UserError(f"unknown command {argv[0]!r}{near_misses(argv[0], COMMANDS)}\n{allowed}")
-        signal.signal(signal.SIGTERM, _terminated)
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return int(module.main(argv) or 0)
     except UserError as error:
@@ -55,13 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     except TrainingError as error:
         print(f"reslightning: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    # Slurm may say so while packages are still being imported; nothing is lost then.
-    raise SystemExit(75)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

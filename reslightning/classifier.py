@@ -79,7 +79,8 @@ class ImageClassifier(LightningModule):
                 "ema_decay": ema_decay,
                 "compile": compile,
                 "channels_last": channels_last,
-            }
+            },
+            logger=False,
         )
         self.arch, self.num_classes, self.label_smoothing = arch, num_classes, label_smoothing
         self.ema_decay, self.compile_network, self.channels_last = ema_decay, compile, channels_last

@@ -1,9 +1,13 @@
-"""The user's mistakes: one exception type, and near misses for misspelt names."""
+"""How a command ends early: a user's mistake, a failed training, a signal."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class UserError(ValueError):
@@ -15,6 +19,19 @@ class UserError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training itself failed (a loss that is not finite, say): exit status 1."""
+
+
+class Stopped(SystemExit):
+    """A signal asked to stop, and the same command goes on: status 75, or 130 after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(130 if number == signal.SIGINT else 75)
+
+
+def stop_at_once(number: int, frame: FrameType | None = None) -> None:
+    """Leave, as a signal handler: outside of training there is nothing to save."""
+    raise Stopped(number)
 
 
 def near_misses(name: str, allowed: Iterable[str]) -> str:

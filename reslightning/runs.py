@@ -1,10 +1,8 @@
-"""A run: its identity, its directory, its one writer, and what it says of itself; without torch."""
+"""A run: its identity, its directory, and what it says of itself; without torch."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -12,7 +10,6 @@ import os
 import secrets
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from reslightning.errors import UserError
+from reslightning.lock import Lock, job_id
 
 FORMAT = 1
-HEARTBEAT = 30.0  # seconds between signs of life in the lock
-DEAD_AFTER = 10 * HEARTBEAT  # silence after which a lock of another host is a dead holder's
 
 # What does not determine a run's result. Everything else in the configuration does.
 _NOT_IDENTITY = {
@@ -190,8 +186,6 @@ class Run:
         segments = [*self.summary.get("segments", []), _segment(world_size, step)]
         run_id = self.summary.get("run_id") or secrets.token_hex(4)
         self.summary = {"format": FORMAT, "run_id": run_id, **self.summary, **facts, "segments": segments}
-        for field, nothing in (("metrics", {}), ("best", {}), ("epoch", 0), ("global_step", 0)):
-            self.summary.setdefault(field, nothing)
         self.update(status="running", world_size=world_size)
 
     def update(self, **fields: Any) -> None:
@@ -235,12 +229,6 @@ def _segment(world_size: int, step: int) -> dict[str, Any]:
     }
 
 
-def job_id() -> str | None:
-    """Return the Slurm job that this process belongs to, as ARRAY_TASK in a job array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-
-
 def code_version() -> tuple[str | None, bool | None]:
     """Return the commit of this package's checkout and whether files differ from it."""
     here = Path(__file__).resolve().parent
@@ -262,81 +250,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-class Lock:
-    """One writer per run directory, until it says so or dies.
-
-    On one host the kernel knows whether the holder lives. File systems that do not share locks
-    between hosts leave that to the file's time, which the holder refreshes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: int | None = None
-        self._stop = threading.Event()
-
-    def acquire(self) -> None:
-        """Take the lock, a dead holder's too.
-
-        Raises:
-            UserError: a live process holds it.
-            OSError: the file cannot be written.
-        """
-        while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            kernel_knows = True
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    holder = self._holder(file)
-                    os.close(file)
-                    raise self._refusal(holder) from error
-                kernel_knows = False  # a file system without locks
-            # The last holder may have removed the file between our opening and locking it.
-            if os.fstat(file).st_nlink:
-                break
-            os.close(file)
-        holder = self._holder(file)
-        age = time.time() - os.fstat(file).st_mtime
-        here = holder.get("host") == socket.gethostname()
-        if holder and age < DEAD_AFTER and not (here and kernel_knows):
-            os.close(file)
-            raise self._refusal(holder)
-        me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job_id()})
-        os.ftruncate(file, 0)
-        os.pwrite(file, me.encode(), 0)
-        self._file = file
-        self._stop.clear()
-        threading.Thread(target=self._beat, args=(file,), daemon=True, name="run-lock").start()
-
-    def release(self) -> None:
-        """Remove the lock, if held."""
-        if self._file is not None:
-            self._stop.set()
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-            os.close(self._file)
-            self._file = None
-
-    def _beat(self, file: int) -> None:
-        while not self._stop.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):
-                os.utime(file)
-
-    @staticmethod
-    def _holder(file: int) -> dict[str, Any]:
-        try:
-            holder = json.loads(os.pread(file, 4096, 0))
-        except ValueError:
-            return {}
-        return holder if isinstance(holder, dict) else {}
-
-    def _refusal(self, holder: Mapping[str, Any]) -> UserError:
-        job = f", Slurm job {holder['job']}" if holder.get("job") else ""
-        return UserError(
-            f"{self.path.parent} is being trained already by process {holder.get('pid', 'unknown')} on "
-            f"{holder.get('host', 'an unknown host')}{job}\nWait for it, stop it, or start another run beside "
-            "it with --fresh."
-        )

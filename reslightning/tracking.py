@@ -183,7 +183,7 @@ def start_wandb(
             name=options.name or directory.resolve().name,
             tags=options.tags,
             notes=options.notes,
-            dir=directory,
+            dir=directory.resolve(),  # its service process may have another working folder
             id=run_id,
             resume="allow",
             mode=mode,

@@ -13,12 +13,12 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from reslightning.callbacks.preemption import Preemption, Stopped
+from reslightning.callbacks.preemption import Preemption
 from reslightning.callbacks.recorder import Recorder
 from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule
-from reslightning.errors import UserError
+from reslightning.errors import Stopped, UserError
 from reslightning.models.architectures import cost, resolve_options
 from reslightning.models.weights import read_checkpoint
 from reslightning.progress import finished_epochs, syncs_batchnorm
@@ -46,6 +46,8 @@ class Segment:
         self.throughput = Throughput()
         self.recorder = Recorder(run, self.csv, self.throughput)
         self.wandb: SafeWandbLogger | None = None
+        self.position = (0, 0)  # epochs finished and steps taken before this segment
+        self.state: dict[str, Any] = {}
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks every training has, in the order they must run."""
@@ -79,24 +81,25 @@ class Segment:
                 f"{path} holds weights but no training to continue; to start from them use --model.weights {path}"
             )
         self.position = (finished_epochs(content), content["global_step"])
-        state = content["callbacks"][self.recorder.state_key]
-        self.rows = state["rows"] if path == self.run.last else 0
+        self.state = content["callbacks"][self.recorder.state_key] if path == self.run.last else {}
         return path
 
     def _begin(
         self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
     ) -> None:
-        self.csv.keep(self.rows if checkpoint else 0)
+        epoch, step = self.position
+        self.csv.keep(self.state.get("rows", 0))
         write_atomically(self.run.directory / "config.yaml", self.config_text)
-        step = self.position[1] if checkpoint else 0
-        self.run.start(_facts(self.config, model, data), world_size=trainer.world_size, step=step)
+        # What counts is the checkpoint: a killed run's summary may be from before it.
+        reached = {"epoch": epoch, "global_step": step, **{key: self.state.get(key, {}) for key in ("metrics", "best")}}
+        self.run.start(_facts(self.config, model, data) | reached, world_size=trainer.world_size, step=step)
         mode = wandb.resolved_mode()
         self.wandb, mode = start_wandb(
             wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config()
         )
         if self.wandb:
             trainer.loggers = [*trainer.loggers, self.wandb]
-        where = f"continues behind epoch {self.position[0]}, at step {step}" if checkpoint else "a new run"
+        where = f"continues behind epoch {epoch}, at step {step}" if checkpoint else "a new run"
         print(f"{self.run.directory}: {where}")
         for line in describe(trainer, model, data, mode):
             print(line)

@@ -27,11 +27,11 @@ class Strike(Callback):
     The mark file says that it struck, where, and keeps the resumed run from striking again.
     """
 
-    def __init__(self, mark: str, step: int, place: str = "train", name: str = "SIGTERM") -> None:
-        self.mark, self.step, self.place, self.signal = Path(mark), step, place, signal.Signals[name]
+    def __init__(self, mark: str, step: int, place: str = "train", name: str = "SIGTERM", rank: int = 0) -> None:
+        self.mark, self.step, self.place, self.signal, self.rank = Path(mark), step, place, signal.Signals[name], rank
 
     def _strike(self, trainer, place):
-        if not self.mark.exists():
+        if trainer.global_rank == self.rank and not self.mark.exists():
             self.mark.write_text(f"{place} {trainer.global_step}")
             os.kill(os.getpid(), self.signal)
 

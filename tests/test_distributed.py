@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, process
+from tests.conftest import SMALL, assert_same_result, process
 
 TWO = "--trainer.devices 2 --trainer.accelerator cpu"
 
 
-def run(line: str) -> str:
+def run(line: str, status: int = 0) -> str:
     child = process(line)
     out, _ = child.communicate(timeout=300)
-    assert child.returncode == 0, out
+    assert child.returncode == status, out
     return out
 
 
@@ -55,6 +55,22 @@ def test_two_processes_are_one(cli, tmp_path):
         assert both["metrics"][name] == single["metrics"][name]
     assert both["metrics"]["val/n_samples"] == 359
     assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "place", "rank"), [(6, "train", 1), (5, "val", 0)])
+def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_to_the_same_bits(tmp_path, step, place, rank):
+    line = f"fit {SMALL} {TWO} --trainer.max_epochs 3 --model.ema_decay 0.9"
+    run(f"{line} --run_dir {tmp_path}/reference")
+    strike = (
+        f"--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {tmp_path}/mark "
+        f"--trainer.callbacks.step {step} --trainer.callbacks.place {place} --trainer.callbacks.rank {rank}"
+    )
+    out = run(f"{line} --run_dir {tmp_path}/run {strike}", status=75)
+    assert "stopped by SIGTERM" in out
+    assert (tmp_path / "mark").read_text() == f"{place} {step}"
+    run(f"{line} --run_dir {tmp_path}/run {strike}")
+    assert_same_result(tmp_path / "run", tmp_path / "reference")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "reslightning"
 # Each may import those before it; modules of one row do not import each other.
 LAYERS = [
     ["errors"],
+    ["lock"],
     ["runs", "reference", "configs", "models.architectures"],
     ["augment", "optim", "progress", "models", "data.download", "tracking", "explain"],
     ["data.sampler"],
@@ -22,6 +23,7 @@ LAYERS = [
     ["__main__"],
 ]
 WITHOUT_TORCH = [
+    "lock",
     "errors",
     "runs",
     "reference",

@@ -1,17 +1,12 @@
 """Identity, summary and lock of a run directory."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from reslightning import runs
-from reslightning.errors import UserError
-from reslightning.runs import Lock, Run
+from reslightning.lock import job_id
+from reslightning.runs import Run
 
 CONFIG = {
     "seed_everything": 0,
@@ -82,48 +77,11 @@ def test_a_summary_survives_segments_and_says_null_for_not_a_number(tmp_path):
     assert not list((tmp_path / "run").glob(".*"))
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from reslightning.runs import Lock
-Lock(Path(sys.argv[1])).acquire()
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_live_holder_is_named_and_a_dead_one_is_taken_over(tmp_path):
-    lock = tmp_path / "lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
-    )
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match=f"process {holder.pid} on {os.uname().nodename}"):
-        Lock(lock).acquire()
-    holder.kill()
-    holder.communicate()
-    mine = Lock(lock)
-    mine.acquire()
-    assert json.loads(lock.read_text())["pid"] == os.getpid()
-    mine.release()
-    assert not lock.exists()
-
-
-def test_a_holder_on_another_host_lives_while_it_shows_signs_of_life(tmp_path):
-    lock = tmp_path / "lock"
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17_3"}))
-    with pytest.raises(UserError, match="process 1 on elsewhere, Slurm job 17_3"):
-        Lock(lock).acquire()
-    silent = time.time() - runs.DEAD_AFTER - 1
-    os.utime(lock, (silent, silent))
-    Lock(lock).acquire()
-
-
 def test_segments_say_which_job_and_code(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "18")
-    assert runs.job_id() == "18"
+    assert job_id() == "18"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert runs.job_id() == "17_3"
+    assert job_id() == "17_3"
     commit, dirty = runs.code_version()
     assert commit is None or (len(commit) == 40 and isinstance(dirty, bool))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reslightning.runs import Lock
+from reslightning.lock import Lock
 from tests.conftest import SMALL, assert_same_bits, assert_same_result, checkpoint, process, rows
 
 NOTE = "--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {file}"

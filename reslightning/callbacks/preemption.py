@@ -17,22 +17,8 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 
+from reslightning.errors import SIGNALS, Stopped, stop_at_once
 from reslightning.progress import restart_validation
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class Stopped(SystemExit):
-    """A training was asked to stop and can be resumed: status 75, or 130 after Ctrl-C."""
-
-    def __init__(self, number: int) -> None:
-        self.signal = signal.Signals(number)
-        super().__init__(130 if number == signal.SIGINT else 75)
-
-
-def stop_at_once(number: int, frame: FrameType | None = None) -> None:
-    """Leave, as a signal handler: before training begins there is nothing to save."""
-    raise Stopped(number)
 
 
 class Preemption(Checkpoint):

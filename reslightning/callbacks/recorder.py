@@ -51,14 +51,15 @@ class Recorder(Checkpoint):
         self.csv = csv
         self.throughput = throughput
         self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the best values and the number of rows."""
-        return {"best": self.best, "rows": self.csv.rows}
+        """Keep the last and best values and the number of rows."""
+        return {"metrics": self.last, "best": self.best, "rows": self.csv.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best values."""
-        self.best = dict(state_dict["best"])
+        """Go on with them."""
+        self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
 
     def save_last(self, trainer: Trainer) -> None:
         """Write last.ckpt and the summary; every process calls it."""
@@ -86,9 +87,7 @@ class Recorder(Checkpoint):
         row = {"epoch": epoch, **pl_module.metrics}
         pl_module.metrics = {}
         self._log(trainer, row)
-        if trainer.is_global_zero:
-            self.run.summary["metrics"] = self.run.summary.get("metrics", {}) | row
-            self.run.summary["epoch"] = epoch
+        self.last |= row
         self.save_last(trainer)
         pl_module.print(_line(row, trainer.max_epochs))
 
@@ -99,7 +98,9 @@ class Recorder(Checkpoint):
     def _summarize(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             self.run.update(
+                metrics=self.last,
                 best=self.best,
+                epoch=self.last.get("epoch", 0),
                 global_step=trainer.global_step,
                 images_per_second=self.throughput.images_per_second,
             )

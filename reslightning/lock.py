@@ -1,0 +1,104 @@
+"""One writer per run directory, on one host and across hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reslightning.errors import UserError
+
+HEARTBEAT = 30.0  # seconds between signs of life
+DEAD_AFTER = 10 * HEARTBEAT  # silence after which a holder on another host counts as dead
+
+
+def job_id() -> str | None:
+    """Return the Slurm job that this process belongs to, as ARRAY_TASK in a job array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+class Lock:
+    """One writer per run directory, until it says so or dies.
+
+    On one host the kernel knows whether the holder lives. File systems that do not share locks
+    between hosts leave that to the file's time, which the holder refreshes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        self._stop = threading.Event()
+
+    def acquire(self) -> None:
+        """Take the lock, a dead holder's too.
+
+        Raises:
+            UserError: a live process holds it.
+            OSError: the file cannot be written.
+        """
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            kernel_knows = True
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    holder = self._holder(file)
+                    os.close(file)
+                    raise self._refusal(holder) from error
+                kernel_knows = False  # a file system without locks
+            # The last holder may have removed the file between our opening and locking it.
+            if os.fstat(file).st_nlink:
+                break
+            os.close(file)
+        holder = self._holder(file)
+        age = time.time() - os.fstat(file).st_mtime
+        here = holder.get("host") == socket.gethostname()
+        if holder and age < DEAD_AFTER and not (here and kernel_knows):
+            os.close(file)
+            raise self._refusal(holder)
+        me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job_id()})
+        os.ftruncate(file, 0)
+        os.pwrite(file, me.encode(), 0)
+        self._file = file
+        self._stop.clear()
+        threading.Thread(target=self._beat, args=(file,), daemon=True, name="run-lock").start()
+
+    def release(self) -> None:
+        """Remove the lock, if held."""
+        if self._file is not None:
+            self._stop.set()
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(self._file)
+            self._file = None
+
+    def _beat(self, file: int) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    @staticmethod
+    def _holder(file: int) -> dict[str, Any]:
+        try:
+            holder = json.loads(os.pread(file, 4096, 0))
+        except ValueError:
+            return {}
+        return holder if isinstance(holder, dict) else {}
+
+    def _refusal(self, holder: Mapping[str, Any]) -> UserError:
+        job = f", Slurm job {holder['job']}" if holder.get("job") else ""
+        return UserError(
+            f"{self.path.parent} is being trained already by process {holder.get('pid', 'unknown')} on "
+            f"{holder.get('host', 'an unknown host')}{job}\nWait for it, stop it, or start another run beside "
+            "it with --fresh."
+        )
