@@ -122,10 +122,7 @@ class ImageClassifier(LightningModule):
         data, trainer = self._data(), self.trainer
         accumulated = trainer.accumulate_grad_batches
         batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
-        epochs = trainer.max_epochs or 0
-        if epochs < 0:
-            raise UserError("trainer.max_epochs=-1 has no end; allowed: a number of epochs")
-        self.factor = make_factor(self.schedule, -(-batches // accumulated), epochs)
+        self.factor = make_factor(self.schedule, -(-batches // accumulated), trainer.max_epochs or 0)
         optimizer = make_optimizer(self.model, self.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -174,7 +171,11 @@ class ImageClassifier(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep every process's sums, so that an interrupted epoch's metrics stay exact."""
+        """Keep every process's sums, so that an interrupted epoch's metrics stay exact.
+
+        A training that has failed is not kept: it could only fail again.
+        """
+        self._check_finite()
         gathered = self.all_gather(self._train_sums)
         assert isinstance(gathered, Tensor)
         checkpoint["train_sums"] = gathered.reshape(-1, 5).cpu()

@@ -21,14 +21,21 @@ from reslightning.callbacks.recorder import AtomicCheckpointIO
 from reslightning.classifier import ImageClassifier
 from reslightning.configs import arrange, load_config
 from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits
+from reslightning.data.base import prepare
 from reslightning.errors import UserError
 from reslightning.evaluation import PredictionWriter, evaluate
 from reslightning.explain import explain
 from reslightning.runs import Run, default_directory, differences, evaluation_checkpoint, identity
 from reslightning.tracking import Wandb
-from reslightning.training import Segment, check_batches, result
+from reslightning.training import Segment, check, result
 
 DATA_SETS: dict[str, type[DataModule]] = {cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100)}
+# Lightning ends or validates within an epoch with these, and a run could not go on exactly.
+NOT_SUPPORTED = (
+    ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),
+    ("max_time", (None,), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
+    ("val_check_interval", (None, 1.0), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
+)
 RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # tells the processes that Lightning starts
 
 
@@ -73,10 +80,11 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Wandb, "wandb")
         for option, kind, default, text in (
             ("--run_dir", str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
-            ("--fresh", bool, False, "fit: start another run beside one of the same configuration"),
             ("--output", str, None, "predict: the CSV file to write (default: in the run directory)"),
         ):
             parser.add_argument(option, type=kind, default=default, help=text)
+        text = "fit: start another run beside one of the same configuration"
+        parser.add_argument("--fresh", action="store_true", help=text)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
@@ -106,10 +114,9 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run that this command means; a finished one is shown and ends the command."""
         config = self._options
-        if isinstance(config.seed_everything, bool):
-            raise UserError(f"seed_everything={config.seed_everything} is no seed; allowed: a whole number")
-        if config.trainer.max_steps != -1:
-            raise UserError("trainer.max_steps is not supported: lengths are in epochs, trainer.max_epochs")
+        for option, nothing, instead in NOT_SUPPORTED:
+            if config.trainer[option] not in nothing:
+                raise UserError(f"trainer.{option} is not supported: {instead}")
         if self.subcommand != "fit":
             self._choose_weights()
         elif not config.trainer.fast_dev_run:
@@ -131,6 +138,11 @@ class CLI(LightningCLI):
         config = yaml.safe_load(text)
         self.run = Run(self._directory(config))
         there = self.run.directory / "config.yaml"
+        if not there.is_file() and (self.run.metrics.exists() or self.run.checkpoints.exists()):
+            raise UserError(
+                f"{self.run.directory} holds metrics or checkpoints, but no config.yaml: it is not a run of "
+                "reslightning's\nGive another --run_dir."
+            )
         if there.is_file():
             lines = differences(load_config(there), config)
             if lines:
@@ -142,7 +154,7 @@ class CLI(LightningCLI):
                 print(f"{self.run.directory}: nothing to do, --fresh would start another run beside it")
                 print("\n".join(result(self.run.summary)))
                 raise SystemExit(0)
-        self.segment = Segment(self.run, config, text)
+        self.segment = Segment(self.run, config, text, fresh=bool(self._options.fresh))
 
     def _directory(self, config: dict[str, Any]) -> Path:
         if inherited := os.environ.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in os.environ else None:
@@ -170,6 +182,12 @@ class CLI(LightningCLI):
             if not (directory / "config.yaml").is_file():
                 raise UserError(f"{directory} is no run directory: it has no config.yaml")
             self.run = Run(directory)
+            own = load_config(directory / "config.yaml")["model"].get("weights")
+            if config.model.weights not in (None, own):
+                raise UserError(
+                    f"both --run_dir {directory} and --model.weights {config.model.weights} say which weights to "
+                    "use; give one of them"
+                )
         if config.ckpt_path in ("best", "last") and directory:
             config.ckpt_path = str(directory / "checkpoints" / f"{config.ckpt_path}.ckpt")
         source = config.ckpt_path or (str(evaluation_checkpoint(directory)) if directory else config.model.weights)
@@ -228,7 +246,7 @@ class CLI(LightningCLI):
             wandb = self._get(self.config_init, "wandb")
             self.segment.fit(self.trainer, model, datamodule, wandb, ckpt_path)
         else:
-            check_batches(datamodule, self.trainer)
+            check(datamodule, self.trainer)
             self.trainer.fit(model, datamodule=datamodule)
 
     def validate(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
@@ -241,8 +259,7 @@ class CLI(LightningCLI):
 
     def predict(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
         """Write the test images' probabilities."""
-        datamodule.prepare_data()
-        datamodule.setup()
+        prepare(datamodule)
         self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
 
     def _evaluate(self, model: ImageClassifier, data: DataModule, split: Literal["val", "test"]) -> None:

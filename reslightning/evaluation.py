@@ -14,8 +14,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from reslightning.classifier import ImageClassifier
-from reslightning.data.base import DataModule
+from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
+from reslightning.models.weights import read_checkpoint
+from reslightning.progress import finished_epochs
 from reslightning.reference import published
 from reslightning.runs import Run, differences, versions, write_atomically
 
@@ -45,8 +47,7 @@ def evaluate(
         config: this command's configuration.
         trained: the configuration that the weights were trained with, if known.
     """
-    data.prepare_data()
-    data.setup()
+    prepare(data)
     call = trainer.validate if split == "val" else trainer.test
     call(model, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
@@ -55,7 +56,7 @@ def evaluate(
     print(f"{type(data).__name__} {split}, {metrics[f'{split}/n_samples']:,} images, {PROTOCOL}; weights: {weights}")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
-            print(f"  top-{top[3:]} error {100 * (1 - accuracy):.2f} %{_beside(model.arch, data, top)}")
+            print(f"  top-{top[3:]} error {100 * (1 - accuracy):.2f} %{_beside(model, data, top)}")
     print(f"  loss {metrics[f'{split}/loss']:.4f}")
     if run is None:
         return
@@ -64,8 +65,7 @@ def evaluate(
         "split": split,
         "protocol": PROTOCOL,
         "checkpoint": weights,
-        "epoch": run.summary.get("epoch"),
-        "global_step": run.summary.get("global_step"),
+        **_reached(weights),
         "arch": model.arch,
         "dataset": type(data).__name__,
         "metrics": metrics,
@@ -79,8 +79,15 @@ def evaluate(
     print(f"  written to {path}")
 
 
-def _beside(arch: str, data: DataModule, top: str) -> str:
-    known = published(arch, type(data).__name__, PROTOCOL)
+def _reached(weights: str) -> dict[str, int | None]:
+    content = read_checkpoint(Path(weights)) if Path(weights).is_file() else {}
+    if "loops" not in content:
+        return {"epoch": None, "global_step": None}
+    return {"epoch": finished_epochs(content), "global_step": content["global_step"]}
+
+
+def _beside(model: ImageClassifier, data: DataModule, top: str) -> str:
+    known = published(model.arch, type(data).__name__, PROTOCOL, model.hparams["shortcut"], model.hparams["version"])
     value = getattr(known, top) if known else None
     return "" if known is None or value is None else f"   (published: {value:.2f} %, {known.source})"
 

@@ -17,7 +17,7 @@ from typing import Any
 from reslightning.errors import UserError
 
 HEARTBEAT = 30.0  # seconds between signs of life
-DEAD_AFTER = 10 * HEARTBEAT  # silence after which a holder on another host counts as dead
+DEAD_AFTER = 4 * HEARTBEAT  # silence after which a holder on another host counts as dead
 
 
 def job_id() -> str | None:
@@ -63,7 +63,8 @@ class Lock:
         holder = self._holder(file)
         age = time.time() - os.fstat(file).st_mtime
         here = holder.get("host") == socket.gethostname()
-        if holder and age < DEAD_AFTER and not (here and kernel_knows):
+        requeued = job_id() is not None and holder.get("job") == job_id()
+        if holder and age < DEAD_AFTER and not (here and kernel_knows) and not requeued:
             os.close(file)
             raise self._refusal(holder)
         me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job_id()})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reslightning.models.architectures import get_architecture
+
 PAPER = "arXiv:1512.03385"
 PRE_ACTIVATION = "arXiv:1603.05027"
 
@@ -77,8 +79,16 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
-def published(arch: str, dataset: str, protocol: str) -> Published | None:
-    """Return the first published result for a network on a data set by a protocol."""
+def published(
+    arch: str, dataset: str, protocol: str, shortcut: str | None = None, version: str | None = None
+) -> Published | None:
+    """Return the first published result for a network on a data set by a protocol.
+
+    None where there is none, also for a shortcut or version other than the network's own (None).
+    """
+    own = get_architecture(arch)
+    if (shortcut or own.shortcut, version or own.version) != (own.shortcut, own.version):
+        return None
     for row in PUBLISHED:
         if (row.arch, row.dataset, row.protocol) == (arch, dataset, protocol):
             return row

@@ -44,13 +44,18 @@ class Wandb:
     notes: str | None = None
 
     def resolved_mode(self) -> Mode:
-        """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found."""
-        if self.mode != "auto":
-            return self.mode
-        from_environment = os.environ.get("WANDB_MODE")
-        if from_environment in ("online", "offline", "disabled"):
-            return from_environment  # type: ignore[return-value]
-        return "online" if _key_found() else "offline"
+        """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found.
+
+        Online without a key is offline too, with a warning: W&B would ask for one.
+        """
+        asked = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE", "auto")
+        if asked in ("offline", "disabled"):
+            return asked  # type: ignore[return-value]
+        if _key_found():
+            return "online"
+        if asked == "online":
+            warnings.warn("no W&B key is found, so the run is recorded offline; see `wandb login`", stacklevel=2)
+        return "offline"
 
 
 def _key_found() -> bool:
@@ -60,7 +65,12 @@ def _key_found() -> bool:
     import wandb
     from requests.utils import get_netrc_auth
 
-    return get_netrc_auth(wandb.setup().settings.base_url) is not None
+    try:
+        url = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
+        return get_netrc_auth(url) is not None
+    except Exception as error:  # a setting of the user's that W&B does not take
+        warnings.warn(f"W&B's settings cannot be read: {error}", stacklevel=3)
+        return False
 
 
 class MetricsCSV(Logger):

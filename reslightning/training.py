@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -17,10 +17,10 @@ from reslightning.callbacks.preemption import Preemption
 from reslightning.callbacks.recorder import Recorder
 from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
-from reslightning.data.base import DataModule
-from reslightning.errors import Stopped, UserError
+from reslightning.data.base import DataModule, prepare
+from reslightning.errors import Stopped, TrainingError, UserError
 from reslightning.models.architectures import cost, resolve_options
-from reslightning.models.weights import read_checkpoint
+from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.progress import finished_epochs, syncs_batchnorm
 from reslightning.reference import published
 from reslightning.runs import Run, determining, identity, versions, write_atomically
@@ -36,12 +36,14 @@ class Segment:
         run: the run directory.
         config: the complete configuration, plain values.
         config_text: the same as YAML, for config.yaml.
+        fresh: whether the command asked for a new run, so that repeating it would start another.
     """
 
-    def __init__(self, run: Run, config: Mapping[str, Any], config_text: str) -> None:
+    def __init__(self, run: Run, config: Mapping[str, Any], config_text: str, *, fresh: bool = False) -> None:
         self.run = run
         self.config = config
         self.config_text = config_text
+        self.fresh = fresh
         self.csv = MetricsCSV(run.metrics)
         self.throughput = Throughput()
         self.recorder = Recorder(run, self.csv, self.throughput)
@@ -55,13 +57,13 @@ class Segment:
 
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
-        check_batches(data, trainer)
+        check(data, trainer)
+        self._checkpoint(model, start)
         if self.leads:
-            data.prepare_data()
-            data.setup()
             self.run.open()
         try:
-            checkpoint = self._checkpoint(start)
+            # Again: another writer may have gone on until the lock was ours.
+            checkpoint = self._checkpoint(model, start)
             self._train(trainer, model, data, wandb, checkpoint)
         finally:
             self.run.close()
@@ -71,17 +73,24 @@ class Segment:
         """Whether this is the one process that writes."""
         return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
-    def _checkpoint(self, start: str | None) -> Path | None:
-        path = self.run.last if self.run.last.is_file() else Path(start) if start else None
-        if path is None:
+    def _checkpoint(self, model: ImageClassifier, start: str | None) -> Path | None:
+        """Return the checkpoint to go on from, once it is known to fit."""
+        own = self.run.last.is_file()
+        if not own and not start:
             return None
+        path = self.run.last if own else Path(str(start)).expanduser()
+        if not path.is_file():
+            raise UserError(f"no checkpoint at {path}; give the path of a last.ckpt or best.ckpt as --ckpt_path")
         content = read_checkpoint(path)
         if "loops" not in content or "train_sums" not in content:
             raise UserError(
                 f"{path} holds weights but no training to continue; to start from them use --model.weights {path}"
             )
+        check_fit(model.state_dict(), content["state_dict"], str(path), model.arch)
         self.position = (finished_epochs(content), content["global_step"])
-        self.state = content["callbacks"][self.recorder.state_key] if path == self.run.last else {}
+        self.state = content["callbacks"][self.recorder.state_key] if own else {}
+        # Another run's best values and speed are not this one's.
+        self.recorder.continues = self.throughput.continues = own
         return path
 
     def _begin(
@@ -105,6 +114,14 @@ class Segment:
             print(line)
         sys.stdout.flush()
 
+    def _leave_quietly(self, trainer: Trainer) -> None:
+        """End a process that Lightning started well: it would kill the first one for a failure of this one.
+
+        All processes stop at the same step for the same reason, and the first one reports it.
+        """
+        if not self.leads and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
+            raise SystemExit(0)
+
     def _wandb_config(self) -> dict[str, Any]:
         facts = {name: self.run.summary[name] for name in ("parameters", "multiply_adds", "identity", "versions")}
         return {**self.config, **facts, "flops": 2 * facts["multiply_adds"], "segments": self.run.summary["segments"]}
@@ -122,10 +139,12 @@ class Segment:
             status, exit_code = "preempted", int(str(stopped.code))
             if self.leads:
                 step = self.run.summary.get("global_step", 0)
-                print(f"stopped by {stopped.signal.name} at step {step}: the same command goes on from there")
-            elif started_by_lightning():
-                # Lightning would kill the first process for a failure of this one.
-                raise SystemExit(0) from stopped
+                again = f"reslightning fit --run_dir {self.run.directory}" if self.fresh else "the same command"
+                print(f"stopped by {stopped.signal.name} at step {step}: {again} goes on from there", flush=True)
+            self._leave_quietly(trainer)
+            raise
+        except (TrainingError, UserError):
+            self._leave_quietly(trainer)
             raise
         finally:
             if self.leads and "status" in self.run.summary:
@@ -136,15 +155,15 @@ class Segment:
             print("\n".join(result(self.run.summary)), flush=True)
 
 
-def started_by_lightning() -> bool:
-    """Whether Lightning started this process beside the first one, with the first one's command."""
-    return "LOCAL_RANK" in os.environ and "SLURM_PROCID" not in os.environ
-
-
-def check_batches(data: DataModule, trainer: Trainer) -> None:
-    """Refuse a batch size that the devices cannot share evenly."""
+def check(data: DataModule, trainer: Trainer) -> None:
+    """Refuse what cannot be trained, before anything is written."""
     data.check_options()
     data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
+    if (trainer.max_epochs or 0) < 0:
+        raise UserError(f"trainer.max_epochs={trainer.max_epochs} has no end; allowed: a number of epochs")
+    prepare(data)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        data.check_evaluation("val", trainer.world_size)
 
 
 def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> dict[str, Any]:
@@ -153,6 +172,8 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "identity": identity(config),
         "command": shlex.join(["reslightning", *sys.argv[1:]]),
         "arch": model.arch,
+        "shortcut": model.hparams["shortcut"],
+        "version": model.hparams["version"],
         "dataset": type(data).__name__,
         "val_source": data.val_source,
         "n_samples": {split: data.n_samples(split) for split in ("train", "val", "test")},
@@ -222,10 +243,10 @@ def result(summary: Mapping[str, Any]) -> list[str]:
     for name, metrics, remark in rows:
         errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
         lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
-    known = published(summary["arch"], summary["dataset"], "center")
+    known = published(summary["arch"], summary["dataset"], "center", summary["shortcut"], summary["version"])
     if known:
         top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
-        lines.append(f"  {'published':10} {top1:>12} {top5:>12}   {known.source}")
+        lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")
     if summary.get("images_per_second"):
         lines.append(f"  {summary['images_per_second']:,.0f} images/s in training")
     return lines

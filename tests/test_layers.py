@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "reslightning"
 LAYERS = [
     ["errors"],
     ["lock"],
-    ["runs", "reference", "configs", "models.architectures"],
+    ["models.architectures"],
+    ["runs", "reference", "configs"],
     ["augment", "optim", "progress", "models", "data.download", "tracking", "explain"],
     ["data.sampler"],
     ["data"],

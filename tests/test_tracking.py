@@ -61,12 +61,17 @@ def test_auto_is_online_only_with_a_key(no_credentials, monkeypatch):
     assert Wandb(mode="offline").resolved_mode() == "offline"
 
 
+def test_online_without_a_key_is_offline_and_never_asks(no_credentials):
+    with pytest.warns(UserWarning, match="no W&B key"):
+        assert Wandb(mode="online").resolved_mode() == "offline"
+
+
 def test_a_key_in_netrc_is_found(no_credentials, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    (tmp_path / "netrc").write_text("machine 127.0.0.1:9 login user password " + "x" * 40 + "\n")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password " + "x" * 40 + "\n")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert Wandb().resolved_mode() in ("online", "offline")
+    assert Wandb().resolved_mode() == "online"
 
 
 def test_disabled_starts_nothing(tmp_path):

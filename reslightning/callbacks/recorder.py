@@ -52,6 +52,7 @@ class Recorder(Checkpoint):
         self.throughput = throughput
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.continues = True  # False for a checkpoint of another run
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the last and best values and the number of rows."""
@@ -59,7 +60,8 @@ class Recorder(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
-        self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
+        if self.continues:
+            self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
 
     def save_last(self, trainer: Trainer) -> None:
         """Write last.ckpt and the summary; every process calls it."""
@@ -72,13 +74,10 @@ class Recorder(Checkpoint):
         metrics = pl_module.metrics
         if trainer.sanity_checking or "val/top1" not in metrics:
             return
-        epoch = trainer.current_epoch + 1 if trainer.is_last_batch else trainer.current_epoch
         if metrics["val/top1"] > self.best.get("val/top1", -1.0):
             self.best = {name: value for name, value in metrics.items() if name.startswith("val/")}
-            self.best["epoch"] = epoch
+            self.best["epoch"] = trainer.current_epoch + 1
             trainer.save_checkpoint(self.run.best)
-        if not trainer.is_last_batch:
-            self._log(trainer, {"epoch": epoch, **metrics})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down the epoch."""
@@ -86,14 +85,11 @@ class Recorder(Checkpoint):
         epoch = trainer.current_epoch + 1
         row = {"epoch": epoch, **pl_module.metrics}
         pl_module.metrics = {}
-        self._log(trainer, row)
-        self.last |= row
-        self.save_last(trainer)
-        pl_module.print(_line(row, trainer.max_epochs))
-
-    def _log(self, trainer: Trainer, row: dict[str, float]) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
+        self.last = row
+        self.save_last(trainer)
+        pl_module.print(_line(row, trainer.max_epochs))
 
     def _summarize(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from reslightning.callbacks.preemption import Preemption
 from reslightning.callbacks.throughput import WARM_UP, Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.cli import quiet
+from reslightning.commands import CommandParser
 from reslightning.data import CIFAR10
 from reslightning.data.sampler import TrainSampler
 from reslightning.models.resnet import build_model
@@ -28,7 +28,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 def main(argv: list[str]) -> int:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="reslightning bench",
         description="Images per second on CIFAR-10 beside the plain way, measured in turn in one run.",
     )
@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=50, help="train: measured steps of one measurement")
     parser.add_argument("--arch", default="resnet20", help="train: the network")
     args = parser.parse_args(argv[1:])
+    if min(args.rounds, args.steps, args.batch_size) < 1 or args.seconds <= 0:
+        parser.error("--rounds, --steps, --batch_size and --seconds must be above zero")
     quiet()
     data = CIFAR10(root=args.root, batch_size=args.batch_size)
     data.setup()

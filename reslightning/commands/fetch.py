@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from reslightning.commands import CommandParser
 from reslightning.errors import UserError, near_misses
 
 
 def main(argv: list[str]) -> int:
     """Download everything named, after all names were found to exist."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="reslightning fetch",
         description="Download and check data sets and weights, and say how to use them where there is no internet.",
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
+from reslightning.commands import CommandParser
 from reslightning.models.architectures import cost, get_architecture, list_architectures, resolve_options
 from reslightning.reference import PUBLISHED, Published
 
 
 def main(argv: list[str]) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="reslightning models",
         description="List the networks: layers, parameters, multiply-adds of one image (convolutions and final "
         "layer, as the paper counts) and published errors in percent.",

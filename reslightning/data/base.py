@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -175,6 +176,14 @@ class DataModule(LightningDataModule):
             )
         return self.batch_size // parts
 
+    def check_evaluation(self, split: Split, processes: int) -> None:
+        """Raise UserError where a process would have no image of a split to evaluate."""
+        if (samples := self.n_samples(split)) < processes:
+            raise UserError(
+                f"the {split} part has {samples} images, fewer than the {processes} processes; "
+                f"use --trainer.devices {samples} or fewer"
+            )
+
     def train_dataloader(self) -> DataLoader[int]:
         """Return a loader of index batches [B], int64, for this process."""
         trainer = self._require_trainer()
@@ -205,11 +214,7 @@ class DataModule(LightningDataModule):
     def _evaluation_loader(self, split: Split) -> DataLoader[int]:
         trainer = self._require_trainer()
         samples, world_size = self.n_samples(split), trainer.world_size
-        if samples < world_size:
-            raise UserError(
-                f"the {split} part has {samples} images, fewer than the {world_size} processes; "
-                f"use --trainer.devices {samples} or fewer"
-            )
+        self.check_evaluation(split, world_size)
         # Without gradients more fits; at least 64, so that a batch size of 1 still evaluates fast.
         micro = max(2 * self.batch_size // (world_size * trainer.accumulate_grad_batches), 64)
         return self.index_loader(split, EvalSampler(samples, rank=trainer.global_rank, world_size=world_size), micro)
@@ -265,6 +270,13 @@ class DataModule(LightningDataModule):
         if self.mean.device != images.device:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         return augment.normalize(images, self.mean, self.std)
+
+
+def prepare(data: DataModule) -> None:
+    """Download where asked, on one process, and read the data, so that what is wrong shows at once."""
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        data.prepare_data()
+        data.setup()
 
 
 def ignore_signals(worker: int) -> None:

@@ -6,6 +6,7 @@ import importlib
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple
@@ -201,9 +202,10 @@ def _read(layout: Layout, place: Path, files: dict[str, int]) -> Iterator[tuple[
                 if name not in members:
                     raise UserError(f"{place} has no {name}; expected {layout.folder}/{name} in it")
                 content = archive.extractfile(members[name])
-                assert isinstance(content, io.BufferedIOBase)
+                if content is None:
+                    raise UserError(f"{place}:{name} is no file; expected {images:,} images in it")
                 yield f"{place}:{name}", images, content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(
             f"{place} ({place.stat().st_size:,} bytes) is truncated or no archive: {error}\n"
             f"expected the official {layout.archive}, md5 {layout.md5}; fetch it again"

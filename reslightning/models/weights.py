@@ -36,6 +36,12 @@ def load_weights(model: nn.Module, source: str, arch: str) -> None:
     for name, value in expected.items():
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros_like(value))
+    check_fit(expected, state, source, arch)
+    model.load_state_dict(state)
+
+
+def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, arch: str) -> None:
+    """Raise UserError with every name that is missing, unexpected or misshapen."""
     problems = [
         *(f"  missing     {name} {list(expected[name].shape)}" for name in expected if name not in state),
         *(f"  unexpected  {name} {list(state[name].shape)}" for name in state if name not in expected),
@@ -51,7 +57,6 @@ def load_weights(model: nn.Module, source: str, arch: str) -> None:
             + "\n".join(problems)
             + "\nChoose the architecture, shortcut, version and number of classes they were trained with."
         )
-    model.load_state_dict(state)
 
 
 def clean_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:

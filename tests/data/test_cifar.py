@@ -130,9 +130,18 @@ def test_labels_of_another_data_set_are_refused(tmp_path):
 
 
 def test_a_truncated_archive(tmp_path):
-    (tmp_path / CIFAR10.binary.archive).write_bytes(b"\x1f\x8b cut")
-    with pytest.raises(UserError, match="truncated or no archive"):
-        CIFAR10(root=str(tmp_path)).load(train=True)
+    write(CIFAR10, tmp_path, python=False)
+    path = tmp_path / "archives" / CIFAR10.binary.archive
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(tmp_path / CIFAR10.binary.folder, CIFAR10.binary.folder)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2 : len(whole) // 2 + 40] = bytes(40)
+    for content in (b"\x1f\x8b cut", b"", whole[: len(whole) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="truncated or no archive"):
+            CIFAR10(root=str(path.parent)).load(train=True)
 
 
 def test_an_empty_root_says_what_was_looked_for(tmp_path):
