@@ -274,6 +274,18 @@ def test_an_unwritable_run_directory(cli, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_papers_recipe_on_real_images_twice(cli, cifar_root, tmp_path):
+    for name in ("first", "second"):
+        line = f"fit -c cifar10 --data.root {cifar_root} --run_dir {tmp_path}/{name} --wandb.mode offline"
+        assert cli(f"{line} --trainer.max_epochs 3 --trainer.limit_train_batches 50").status == 0
+    assert_same_result(tmp_path / "second", tmp_path / "first")
+    losses = [float(row["train/loss"]) for row in rows(tmp_path / "first")]
+    assert losses == sorted(losses, reverse=True)
+    assert summary(tmp_path / "first")["n_samples"] == {"train": 50_000, "val": 10_000, "test": 10_000}
+    assert list((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.slow
 def test_processes_one_writer_ctrl_c_and_kill(cli, tmp_path):
     """Real processes: the second is refused, Ctrl-C is resumable, a killed holder's lock is taken."""
     run = tmp_path / "run"
