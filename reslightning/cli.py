@@ -177,6 +177,7 @@ class CLI(LightningCLI):
 
     def _choose_weights(self) -> None:
         config = self._options
+        self.given = yaml.safe_load(self._text())
         directory = Path(config.run_dir).expanduser() if config.run_dir else None
         if directory:
             if not (directory / "config.yaml").is_file():
@@ -271,7 +272,7 @@ class CLI(LightningCLI):
             split,
             weights=self._options.model.weights,
             run=self.run,
-            config=yaml.safe_load(self._text()),
+            config=self.given,
             trained=trained,
         )
 

@@ -24,7 +24,7 @@ FORMAT = 1
 
 # What does not determine a run's result. Everything else in the configuration does.
 _NOT_IDENTITY = {
-    "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only"},
+    "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only", "return_predictions"},
     "data": {"root", "num_workers", "stage_to", "index_dir", "download"},
     "trainer": {
         "accelerator",
