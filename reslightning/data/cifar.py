@@ -200,10 +200,10 @@ def _read(layout: Layout, place: Path, files: dict[str, int]) -> Iterator[tuple[
             members = {Path(member.name).name: member for member in archive}
             for name, images in files.items():
                 if name not in members:
-                    raise UserError(f"{place} has no {name}; expected {layout.folder}/{name} in it")
+                    raise tarfile.ReadError(f"there is no {name} in it")
                 content = archive.extractfile(members[name])
                 if content is None:
-                    raise UserError(f"{place}:{name} is no file; expected {images:,} images in it")
+                    raise tarfile.ReadError(f"{name} is no file")
                 yield f"{place}:{name}", images, content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(
