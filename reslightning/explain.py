@@ -52,7 +52,7 @@ def _unknown_option(name: str, types: Iterable[str]) -> str:
     same = [option for option in types if option.rpartition(".")[2].startswith(last)]
     if not near and same:
         near = f"; did you mean {' or '.join(map(repr, same[:3]))}?"
-    return f"unknown option {name!r}{near}\nfit --help lists the options"
+    return f"unknown option {name!r}{near}\n`fit --help` and `fit --data.help CIFAR10` list the options"
 
 
 def _option_types(parser: Any, data_sets: Mapping[str, type]) -> dict[str, Any]:

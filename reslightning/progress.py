@@ -1,4 +1,4 @@
-"""Where training stands: the only module that touches Lightning's private attributes."""
+"""Where training stands: the only module that touches the Trainer's private attributes."""
 
 from __future__ import annotations
 

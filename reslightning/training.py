@@ -26,6 +26,7 @@ from reslightning.reference import published
 from reslightning.runs import Run, determining, identity, versions, write_atomically
 from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
 
+SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
 SMALL_BATCH = 16  # samples under which batch normalisation's statistics get noisy
 
 
@@ -227,6 +228,11 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         lines.append(
             f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
             f"consider {advice}"
+        )
+    if resolve_options(model.arch, None, None)[0].stem == "imagenet" and data.image_size < SMALL_IMAGE:
+        lines.append(
+            f"  warning: {model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels "
+            f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
         )
     return lines
 

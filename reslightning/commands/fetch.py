@@ -51,6 +51,7 @@ def _weights(name: str, to: Path) -> Callable[[], str]:
 
     def fetch() -> str:
         download(entry.url, path, f"sha256:{checksum[1]}")
-        return f"{path}: use it with --model.arch {arch} --model.weights {path}"
+        python = f"build_model({arch!r}, weights={str(path)!r})"
+        return f"{path}: use it with --model.arch {arch} --model.weights {path}, or {python}"
 
     return fetch
