@@ -100,9 +100,15 @@ class DataModule(LightningDataModule):
             return
         self.check_options()
         images, labels = self.load(train=True)
+        test = self.load(train=False)
         if self.val_split >= len(images):
             raise UserError(
                 f"data.val_split={self.val_split} leaves no training images: {type(self).__name__} has {len(images)}"
+            )
+        if self.batch_size > len(images) - self.val_split:
+            raise UserError(
+                f"data.batch_size={self.batch_size} exceeds the {len(images) - self.val_split} training images; "
+                f"use at most {len(images) - self.val_split}"
             )
         generator = torch.Generator().manual_seed(augment.permutation_seed(self.seed, -1))
         order = torch.randperm(len(images), generator=generator)
@@ -113,14 +119,9 @@ class DataModule(LightningDataModule):
         # Padded once here: a crop then costs the same whatever the padding holds.
         self._images["train"] = augment.pad(images, self.crop_padding, self.padding_mode)
         self._labels["train"] = labels
-        self._images["test"], self._labels["test"] = self.load(train=False)
+        self._images["test"], self._labels["test"] = test
         if not self.val_split:
-            self._images["val"], self._labels["val"] = self._images["test"], self._labels["test"]
-        if self.batch_size > len(images):
-            raise UserError(
-                f"data.batch_size={self.batch_size} exceeds the {len(images)} training images; "
-                f"use at most {len(images)}"
-            )
+            self._images["val"], self._labels["val"] = test
 
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
