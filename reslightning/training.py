@@ -141,7 +141,8 @@ class Segment:
             if self.leads:
                 step = self.run.summary.get("global_step", 0)
                 again = f"reslightning fit --run_dir {self.run.directory}" if self.fresh else "the same command"
-                print(f"stopped by {stopped.signal.name} at step {step}: {again} goes on from there", flush=True)
+                bar = "\n" if sys.stdout.isatty() else ""  # the progress bar's line ends here
+                print(f"{bar}stopped by {stopped.signal.name} at step {step}: {again} goes on from there", flush=True)
             self._leave_quietly(trainer)
             raise
         except (TrainingError, UserError):
