@@ -245,12 +245,12 @@ def result(summary: Mapping[str, Any]) -> list[str]:
     rows = [("last", summary["metrics"], f"epoch {summary['epoch']}")]
     if summary["best"]:
         shown = "the held-out best" if summary["val_source"] == "held-out" else "shown only: chosen on the test set"
-        rows.append(("best", summary["best"], f"epoch {summary['best']['epoch']}, {shown}"))
+        rows.append(("best", summary["best"], f"epoch {summary['best'].get('epoch', '?')}, {shown}"))
     lines.append(f"  {'':10} {'top-1 error':>12} {'top-5 error':>12}")
     for name, metrics, remark in rows:
         errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
         lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
-    known = published(summary["arch"], summary["dataset"], "center", summary["shortcut"], summary["version"])
+    known = published(summary["arch"], summary["dataset"], "center", summary.get("shortcut"), summary.get("version"))
     if known:
         top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
         lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")
