@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shlex
 import subprocess
@@ -80,6 +81,26 @@ def cifar_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("cifar")
     subprocess.run([sys.executable, str(unpack), str(root)], check=True, capture_output=True)
     return root
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """Return a run's summary.json."""
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """An undisturbed run of three epochs for each kind of weights, made when first asked for."""
+    runs: dict[str, Path] = {}
+
+    def make(cli, extra: str = "") -> Path:
+        if extra not in runs:
+            run = tmp_path_factory.mktemp("finished") / "run"
+            assert cli(f"fit {SMALL} --trainer.max_epochs 3 --run_dir {run} {extra}").status == 0
+            runs[extra] = run
+        return runs[extra]
+
+    return make
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -1,42 +1,12 @@
-"""Runs through the command line: their directory, their end, and how they go on."""
+"""Runs through the command line: what they leave, and how they end."""
 
 import csv
 import json
-import os
-import signal
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from reslightning.lock import Lock
-from tests.conftest import SMALL, assert_same_bits, assert_same_result, checkpoint, process, rows
-
-NOTE = "--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {file}"
-STRIKE = (
-    "--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {mark} "
-    "--trainer.callbacks.step {step} --trainer.callbacks.place '{place}' --trainer.callbacks.name {name}"
-)
-
-
-def summary(run: Path) -> dict:
-    return json.loads((run / "summary.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An undisturbed run of three epochs for each kind of weights, made when first asked for."""
-    runs: dict[str, Path] = {}
-
-    def make(cli, extra: str = "") -> Path:
-        if extra not in runs:
-            run = tmp_path_factory.mktemp("finished") / "run"
-            assert cli(f"fit {SMALL} --trainer.max_epochs 3 --run_dir {run} {extra}").status == 0
-            runs[extra] = run
-        return runs[extra]
-
-    return make
+from tests.conftest import SMALL, assert_same_bits, assert_same_result, checkpoint, rows, summary
 
 
 def test_a_run_leaves_what_the_design_says(cli, tmp_path):
@@ -106,86 +76,6 @@ def test_another_configuration_is_refused_before_anything_is_touched(cli, finish
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("extra", ["", "--model.ema_decay 0.9"], ids=["plain", "ema"])
-@pytest.mark.parametrize(
-    ("step", "place", "name", "status"),
-    [
-        (0, "train", "SIGTERM", 75),
-        (6, "train", "SIGINT", 130),
-        (9, "train", "SIGTERM", 75),  # behind an epoch's last step comes validation
-        (5, "val", "SIGTERM", 75),
-        (10, "val", "SIGINT", 130),
-        (5, "epoch end", "SIGUSR2", 75),
-    ],
-)
-def test_a_stopped_run_goes_on_to_the_same_bits(cli, finished, tmp_path, extra, step, place, name, status):
-    reference = finished(cli, extra)
-    run = tmp_path / "run"
-    strike = STRIKE.format(mark=tmp_path / "mark", step=step, place=place, name=name)
-    note = NOTE.format(file=tmp_path / "note")
-    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir {run} {extra} {strike} {note}"
-    stopped = cli(line)
-    assert stopped.status == status
-    assert (tmp_path / "mark").read_text() == f"{place} {step}"
-    first = summary(run)
-    assert first["status"] == "preempted"
-    assert f"stopped by {name} at step {first['global_step']}" in stopped.out
-    resumed = cli(line)
-    assert resumed.status == 0
-    assert f"step {first['global_step']}" in resumed.out
-    assert_same_result(run, reference)
-    steps = [line.split()[:2] for line in (tmp_path / "note.0").read_text().splitlines()]
-    assert steps == [[str(step // 5), str(step)] for step in range(15)]
-    second = summary(run)
-    assert second["best"] == summary(reference)["best"]
-    assert second["run_id"] == first["run_id"]
-    assert [(part["from_step"], part["to_step"]) for part in second["segments"]] == [
-        (0, first["global_step"]),
-        (first["global_step"], 15),
-    ]
-    third = cli(line)
-    assert third.status == 0
-    assert "finished: 3 epochs" in third.out
-    assert len(steps) == len((tmp_path / "note.0").read_text().splitlines())
-
-
-def test_workers_change_neither_order_nor_bits(cli, finished, tmp_path):
-    reference = finished(cli)
-    run = tmp_path / "run"
-    strike = STRIKE.format(mark=tmp_path / "mark", step=7, place="train", name="SIGTERM")
-    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir {run} --data.num_workers 2 {strike}"
-    assert cli(line).status == 75
-    assert cli(line).status == 0
-    assert_same_result(run, reference)
-
-
-def test_accumulated_and_limited_epochs_resume(cli, tmp_path):
-    line = (
-        f"fit {SMALL} --trainer.max_epochs 3 --trainer.accumulate_grad_batches 2 --trainer.limit_train_batches 8 "
-        "--data.val_split 100 --run_dir"
-    )
-    assert cli(f"{line} {tmp_path}/reference").status == 0
-    strike = STRIKE.format(mark=tmp_path / "mark", step=6, place="train", name="SIGTERM")
-    assert cli(f"{line} {tmp_path}/run {strike}").status == 75
-    assert cli(f"{line} {tmp_path}/run {strike}").status == 0
-    assert_same_result(tmp_path / "run", tmp_path / "reference")
-    assert summary(tmp_path / "run")["val_source"] == "held-out"
-    assert "best.ckpt" in cli(f"test --run_dir {tmp_path}/run").out
-
-
-def test_a_run_that_was_killed_drops_what_lies_behind_its_checkpoint(cli, finished, tmp_path):
-    reference = finished(cli)
-    run = tmp_path / "run"
-    strike = STRIKE.format(mark=tmp_path / "mark", step=7, place="train", name="SIGTERM")
-    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir {run} {strike}"
-    assert cli(line).status == 75
-    # As if a row had been written, and half of another, before the process was killed.
-    with (run / "metrics.csv").open("a") as file:
-        file.write("2,10,0.5,0.5,0.5,0.5,0.5,359,0.1,1000.0\n3,15,0.")
-    assert cli(line).status == 0
-    assert_same_result(run, reference)
-
-
 def test_same_seed_same_bits_other_seed_others(cli, finished, tmp_path):
     reference = finished(cli)
     assert cli(f"fit {SMALL} --trainer.max_epochs 3 --run_dir {tmp_path}/same").status == 0
@@ -208,22 +98,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(cli, tmp_path):
 def test_a_trial_run_leaves_nothing(cli, tmp_path):
     assert cli(f"fit {SMALL} --trainer.fast_dev_run 2").status == 0
     assert not list(tmp_path.iterdir())
-
-
-def test_training_goes_on_from_a_checkpoint_of_another_run(cli, finished, tmp_path):
-    other = finished(cli)
-    result = cli(
-        f"fit {SMALL} --trainer.max_epochs 4 --ckpt_path {other}/checkpoints/last.ckpt --run_dir {tmp_path}/run"
-    )
-    assert result.status == 0
-    assert "continues behind epoch 3, at step 15" in result.out
-    found = summary(tmp_path / "run")
-    assert found["global_step"] == 20
-    assert found["best"]["epoch"] == 4  # its own, not the other run's
-    result = cli(f"fit {SMALL} --model.arch resnet14 --ckpt_path {other}/checkpoints/last.ckpt --run_dir {tmp_path}/x")
-    assert result.status == 2
-    assert "missing     model.layer1.1.conv1.weight" in result.err
-    assert not (tmp_path / "x").exists()
 
 
 def test_loading_a_checkpoint_in_python(cli, finished):
@@ -283,44 +157,3 @@ def test_the_papers_recipe_on_real_images_twice(cli, cifar_root, tmp_path):
     assert losses == sorted(losses, reverse=True)
     assert summary(tmp_path / "first")["n_samples"] == {"train": 50_000, "val": 10_000, "test": 10_000}
     assert list((tmp_path / "first" / "wandb").glob("offline-run-*/*.wandb"))
-
-
-@pytest.mark.slow
-def test_processes_one_writer_ctrl_c_and_kill(cli, tmp_path):
-    """Real processes: the second is refused, Ctrl-C is resumable, a killed holder's lock is taken."""
-    run = tmp_path / "run"
-    line = f"fit {SMALL} --trainer.max_epochs 60 --run_dir {run}"
-
-    def wait_for(holder, epochs):
-        deadline = time.monotonic() + 120
-        while not ((run / "summary.json").exists() and summary(run)["epoch"] >= epochs):
-            assert holder.poll() is None, holder.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    holder = process(line)
-    wait_for(holder, 1)
-    refused = cli(line)
-    assert refused.status == 2
-    assert f"process {holder.pid} on {os.uname().nodename}" in refused.err
-    holder.send_signal(signal.SIGINT)
-    out, _ = holder.communicate(timeout=60)
-    assert holder.returncode == 130, out
-    reached = summary(run)["epoch"]
-    holder = process(line)
-    wait_for(holder, reached + 2)
-    holder.kill()
-    holder.communicate()
-    assert summary(run)["status"] == "running"
-    lock = Lock(run / "lock")
-    lock.acquire()
-    lock.release()
-    killed_at = checkpoint(run)["global_step"]
-    holder = process(line)
-    wait_for(holder, killed_at // 5 + 1)
-    holder.send_signal(signal.SIGTERM)
-    out, _ = holder.communicate(timeout=60)
-    assert holder.returncode == 75, out
-    assert f"step {killed_at}" in out
-    steps = [int(row["step"]) for row in rows(run)]
-    assert steps == list(range(5, 5 * len(steps) + 1, 5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -86,13 +87,13 @@ class DataModule(LightningDataModule):
         """Where validation images come from: the training part, or the test set."""
         return "held-out" if self.val_split else "test"
 
+    @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return one official part: images [N, 3, H, W], uint8, and labels [N], int64.
 
         Raises:
             UserError: files are missing, truncated or wrongly sized.
         """
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data once and divide it; later calls do nothing."""

@@ -5,6 +5,8 @@ Each maps [B, C_in, H, W] to [B, C_out, H / stride, W / stride].
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,9 +92,9 @@ class PreActivationBlock(Block):
         self.activate_shortcut = first or isinstance(self.downsample, nn.Sequential)
         self.bn1 = nn.BatchNorm2d(in_channels)
 
+    @abstractmethod
     def residual(self, activated: Tensor) -> Tensor:
         """Return F of the activated input."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         activated = F.relu(self.bn1(x), inplace=True)
