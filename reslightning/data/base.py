@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from reslightning import augment
 from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.staging import stage
 from reslightning.errors import UserError
 from reslightning.progress import training_position
 
@@ -32,6 +33,8 @@ class DataModule(LightningDataModule):
         root: folder with the data; none given means $RESLIGHTNING_DATA, else ./data.
         batch_size: samples per optimizer step, over all devices and accumulated micro-batches.
         num_workers: loader processes; indices are light, so 0 is fastest.
+        stage_to: folder on the node's own storage ($TMPDIR, say) to read a copy of the data from; the
+            copy is made once a node and removed at the end.
         val_split: training images held out for validation, chosen by the seed; none given means
             that validation is the test set.
         mean: per channel, as fractions of 255; none given means the data set's own.
@@ -56,6 +59,7 @@ class DataModule(LightningDataModule):
         root: str | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
+        stage_to: str | None = None,
         val_split: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -70,6 +74,7 @@ class DataModule(LightningDataModule):
         self.root = Path(root or os.environ.get("RESLIGHTNING_DATA") or "data").expanduser()
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.stage_to = stage_to
         self.val_split = val_split or 0
         self.mean = torch.tensor(self.own_mean if mean is None else mean)
         self.std = torch.tensor(self.own_std if std is None else std)
@@ -95,11 +100,26 @@ class DataModule(LightningDataModule):
             UserError: files are missing, truncated or wrongly sized.
         """
 
+    def source(self) -> Path | None:
+        """Return the file or folder that staging copies; None where there is none."""
+        return None
+
+    def stage(self) -> None:
+        """Read from a copy on the node's own storage from now on, where asked for and possible."""
+        if self.stage_to is None or not (source := self.source()):
+            return
+        to = Path(os.path.expandvars(self.stage_to)).expanduser()
+        if "$" in str(to):
+            raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
+        self.root = stage(source, to).parent
+        self.stage_to = None
+
     def setup(self, stage: str | None = None) -> None:
         """Read the data once and divide it; later calls do nothing."""
         if self._images:
             return
         self.check_options()
+        self.stage()
         images, labels = self.load(train=True)
         test = self.load(train=False)
         if self.val_split >= len(images):
@@ -275,10 +295,15 @@ class DataModule(LightningDataModule):
 
 
 def prepare(data: DataModule) -> None:
-    """Download where asked, on one process, and read the data, so that what is wrong shows at once."""
+    """Download where asked, on one process, and read the data, so that what is wrong shows at once.
+
+    All processes stage, for every node to do so at the same time.
+    """
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         data.prepare_data()
         data.setup()
+    elif not data.download:
+        data.stage()
 
 
 def ignore_signals(worker: int) -> None:

@@ -56,6 +56,11 @@ class _CIFAR(DataModule):
         if self.download and self._found() is None:
             self.fetch(self.root)
 
+    def source(self) -> Path | None:
+        """Return the official folder, or the archive."""
+        found = self._found()
+        return found[1] if found else None
+
     @classmethod
     def fetch(cls, to: Path) -> Path:
         """Download the binary archive into ``to``, checksummed, and return its path."""
