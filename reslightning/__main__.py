@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
+import time
 
 from reslightning import __version__
-from reslightning.errors import SIGNALS, TrainingError, UserError, near_misses, stop_at_once
+from reslightning.errors import SIGNALS, TrainingError, UserError, near_misses, stop_at_once, stop_later
+from reslightning.slurm import REQUEUE_SIGNALS, job_id
 
 COMMANDS = {
     "fit": ("reslightning.commands.train", "train a network, or continue a training that was stopped"),
@@ -16,8 +19,13 @@ COMMANDS = {
     "predict": ("reslightning.commands.train", "write the probabilities of every test image"),
     "models": ("reslightning.commands.models", "list the networks, what they cost and what was published"),
     "fetch": ("reslightning.commands.fetch", "download data sets and weights for machines without internet"),
+    "submit": ("reslightning.commands.submit", "queue trainings on Slurm, or a grid of them"),
+    "doctor": ("reslightning.commands.doctor", "check this machine or job before time is spent"),
     "bench": ("reslightning.commands.bench", "measure the data loader or training against the plain way"),
 }
+
+# Seconds in which a mistake that all of a job's tasks find is said by the first, and ends the others.
+LEADER_FIRST = 5.0
 
 
 def usage() -> str:
@@ -42,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reslightning {__version__}")
         return 0
     # Slurm may ask to stop while packages are still being imported.
-    handlers = {number: signal.signal(number, stop_at_once) for number in SIGNALS}
+    later = REQUEUE_SIGNALS if argv[0] == "fit" and job_id() else ()
+    handlers = {number: signal.signal(number, stop_later if number in later else stop_at_once) for number in SIGNALS}
     try:
         if argv[0] not in COMMANDS:
             allowed = f"allowed: {', '.join(COMMANDS)}"
@@ -50,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return int(module.main(argv) or 0)
     except UserError as error:
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            time.sleep(LEADER_FIRST)
         print(f"reslightning: {error}", file=sys.stderr)
         return 2
     except TrainingError as error:

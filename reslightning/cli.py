@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import yaml
+from jsonargparse.typing import NonNegativeFloat
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+from reslightning import slurm
 from reslightning.callbacks.recorder import AtomicCheckpointIO
 from reslightning.classifier import ImageClassifier
 from reslightning.configs import arrange, load_config
@@ -25,9 +28,10 @@ from reslightning.data.base import prepare
 from reslightning.errors import UserError
 from reslightning.evaluation import PredictionWriter, evaluate
 from reslightning.explain import explain
+from reslightning.messages import result
 from reslightning.runs import Run, default_directory, differences, evaluation_checkpoint, identity
 from reslightning.tracking import Wandb
-from reslightning.training import Segment, check, result
+from reslightning.training import Segment, check
 
 DATA_SETS: dict[str, type[DataModule]] = {cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100)}
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
@@ -81,6 +85,7 @@ class CLI(LightningCLI):
         for option, kind, default, text in (
             ("--run_dir", str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
             ("--output", str, None, "predict: the CSV file to write (default: in the run directory)"),
+            ("--checkpoint_minutes", NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
         ):
             parser.add_argument(option, type=kind, default=default, help=text)
         text = "fit: start another run beside one of the same configuration"
@@ -114,13 +119,18 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run that this command means; a finished one is shown and ends the command."""
         config = self._options
-        for option, nothing, instead in NOT_SUPPORTED:
-            if config.trainer[option] not in nothing:
-                raise UserError(f"trainer.{option} is not supported: {instead}")
+        self._refuse()
+        if self.subcommand != "predict":
+            slurm.check(_devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
             self._choose_weights()
         elif not config.trainer.fast_dev_run:
             self._choose_run()
+
+    def _refuse(self) -> None:
+        for option, nothing, instead in NOT_SUPPORTED:
+            if self._options.trainer[option] not in nothing:
+                raise UserError(f"trainer.{option} is not supported: {instead}")
 
     @property
     def _options(self) -> Any:
@@ -134,8 +144,28 @@ class CLI(LightningCLI):
         return self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
 
     def _choose_run(self) -> None:
+        if self._options.fresh and slurm.job_id():
+            raise UserError(
+                "--fresh inside a Slurm job would start another run at every requeue; give the new run's directory "
+                "as --run_dir, or use reslightning submit"
+            )
         text = self._text()
         config = yaml.safe_load(text)
+        self.run = self._find_run(config)
+        if self.run.summary.get("status") == "finished":
+            print(f"{self.run.directory}: nothing to do, --fresh would start another run beside it")
+            print("\n".join(result(self.run.summary)))
+            raise SystemExit(0)
+        self.segment = Segment(
+            self.run,
+            config,
+            text,
+            fresh=bool(self._options.fresh),
+            checkpoint_minutes=self._options.checkpoint_minutes,
+        )
+
+    def _find_run(self, config: dict[str, Any]) -> Run:
+        """Return the run that a configuration means, once its directory is known to belong to it."""
         self.run = Run(self._directory(config))
         there = self.run.directory / "config.yaml"
         if not there.is_file() and (self.run.metrics.exists() or self.run.checkpoints.exists()):
@@ -150,11 +180,7 @@ class CLI(LightningCLI):
                     f"{self.run.directory} belongs to another configuration:\n" + "\n".join(lines) + "\n"
                     "Give another --run_dir, or none to let the configuration choose."
                 )
-            if self.run.summary.get("status") == "finished":
-                print(f"{self.run.directory}: nothing to do, --fresh would start another run beside it")
-                print("\n".join(result(self.run.summary)))
-                raise SystemExit(0)
-        self.segment = Segment(self.run, config, text, fresh=bool(self._options.fresh))
+        return self.run
 
     def _directory(self, config: dict[str, Any]) -> Path:
         if inherited := os.environ.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in os.environ else None:
@@ -277,6 +303,60 @@ class CLI(LightningCLI):
         )
 
 
+class Preview(CLI):
+    """Reads and checks a ``fit`` command line as its job will, and finds its run, without starting it.
+
+    Args:
+        argv: the command line, from ``fit`` on.
+        nodes: the job's nodes.
+        devices: its tasks on each node.
+
+    Attributes:
+        run: the run it means.
+        text: its complete configuration, as YAML.
+    """
+
+    run: Run
+    text: str
+
+    def __init__(self, argv: Sequence[str], nodes: int, devices: int) -> None:
+        self.nodes, self.devices = nodes, devices
+        super().__init__(argv)
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run."""
+        self._refuse()
+        trainer = self._options.trainer
+        if (trainer.num_nodes, _devices(trainer)) != (self.nodes, self.devices):
+            raise UserError(
+                f"trainer.num_nodes={trainer.num_nodes} x trainer.devices={trainer.devices} do not match the job's "
+                f"{self.nodes} nodes x {self.devices} tasks; leave them out, submit sets them"
+            )
+        self.text = self._text()
+        self.run = self._find_run(yaml.safe_load(self.text))
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+
+    def instantiate_classes(self) -> None:
+        """Build the network and the data module, which check their options, but read no data."""
+        built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
+        built.data.check_options()
+        built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Do nothing."""
+
+
+def _devices(trainer: Any) -> int:
+    """Return the number of devices on a node that a Trainer with these options would use."""
+    if isinstance(trainer.devices, list):
+        return len(trainer.devices)
+    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if str(trainer.devices) in ("auto", "-1"):
+        return torch.cuda.device_count() if on_gpu else 1
+    listed = [part for part in str(trainer.devices).split(",") if part]
+    return len(listed) if len(listed) > 1 or not listed[0].isdigit() else int(listed[0])
+
+
 def quiet() -> None:
     """Silence what Lightning says and a run's own first lines say better, or what is by design."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -287,5 +367,7 @@ def quiet() -> None:
         ".*is smaller than the logging interval.*",  # rows are written per epoch
         ".*LeafSpec.*",  # Lightning's own use of torch
         ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
+        r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
+        ".*all_gather is deprecated.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message=by_design)

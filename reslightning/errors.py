@@ -21,6 +21,10 @@ class TrainingError(RuntimeError):
     """Training itself failed (a loss that is not finite, say): exit status 1."""
 
 
+class LostProcessError(TrainingError):
+    """Another process of the training has gone, with its node perhaps: a restart may do better."""
+
+
 class Stopped(SystemExit):
     """A signal asked to stop, and the same command goes on: status 75, or 130 after Ctrl-C."""
 
@@ -32,6 +36,19 @@ class Stopped(SystemExit):
 def stop_at_once(number: int, frame: FrameType | None = None) -> None:
     """Leave, as a signal handler: outside of training there is nothing to save."""
     raise Stopped(number)
+
+
+_later: list[int] = []
+
+
+def stop_later(number: int, frame: FrameType | None = None) -> None:
+    """Note, as a signal handler, that training shall stop at its first step: it can be requeued then."""
+    _later.append(number)
+
+
+def stop_wanted() -> int:
+    """Return the signal that came before training began, 0 if none did."""
+    return _later.pop() if _later else 0
 
 
 def near_misses(name: str, allowed: Iterable[str]) -> str:

@@ -18,8 +18,9 @@ from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
 from reslightning.models.weights import read_checkpoint
 from reslightning.progress import finished_epochs
+from reslightning.provenance import mixed_code, versions
 from reslightning.reference import published
-from reslightning.runs import Run, differences, versions, write_atomically
+from reslightning.runs import Run, differences, write_atomically
 
 PROTOCOL = "center"  # the whole image of CIFAR, the middle of ImageNet's
 
@@ -60,6 +61,9 @@ def evaluate(
     print(f"  loss {metrics[f'{split}/loss']:.4f}")
     if run is None:
         return
+    mixed = mixed_code(run.summary)
+    if mixed:
+        print(f"  {mixed}")
     record = {
         "format": 1,
         "split": split,
@@ -73,6 +77,7 @@ def evaluate(
         "precision": trainer.precision,
         "differences": [line.strip() for line in differences(trained, config)] if trained else [],
         "versions": versions(),
+        "mixed_code": mixed,
     }
     path = run.directory / "evaluations" / f"{split}-{PROTOCOL}.json"
     _write(path, json.dumps(record, indent=2) + "\n")

@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from reslightning.errors import UserError
+from reslightning.slurm import beat, job_id
 
 HEARTBEAT = 30.0  # seconds between signs of life
 DEAD_AFTER = 4 * HEARTBEAT  # silence after which a holder on another host counts as dead
-
-
-def job_id() -> str | None:
-    """Return the Slurm job that this process belongs to, as ARRAY_TASK in a job array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+POLL = 2.0  # between looks for a sign of life
 
 
 class Lock:
@@ -61,10 +57,9 @@ class Lock:
                 break
             os.close(file)
         holder = self._holder(file)
-        age = time.time() - os.fstat(file).st_mtime
         here = holder.get("host") == socket.gethostname()
         requeued = job_id() is not None and holder.get("job") == job_id()
-        if holder and age < DEAD_AFTER and not (here and kernel_knows) and not requeued:
+        if holder and not (here and kernel_knows) and not requeued and self._lives(file):
             os.close(file)
             raise self._refusal(holder)
         me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": job_id()})
@@ -85,8 +80,21 @@ class Lock:
 
     def _beat(self, file: int) -> None:
         while not self._stop.wait(HEARTBEAT):
+            beat()  # on local storage: the lock's file system may hang
             with contextlib.suppress(OSError):
                 os.utime(file)
+
+    def _lives(self, file: int) -> bool:
+        """Whether the holder gives signs of life; a job waits for one, as the job before may just have been killed."""
+        last = os.fstat(file).st_mtime
+        if job_id() is None or time.time() - last >= DEAD_AFTER:
+            return time.time() - last < DEAD_AFTER
+        print(f"{self.path.parent}: waiting for a sign of life of its last writer", flush=True)
+        while time.time() - last < DEAD_AFTER:
+            time.sleep(POLL)
+            if os.fstat(file).st_mtime != last:
+                return True
+        return False
 
     @staticmethod
     def _holder(file: int) -> dict[str, Any]:

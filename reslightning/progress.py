@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 
@@ -56,3 +58,14 @@ def evaluates_everything(trainer: Trainer) -> bool:
 def syncs_batchnorm(trainer: Trainer) -> bool:
     """Whether batch normalisation's statistics are shared by all devices."""
     return isinstance(getattr(trainer.strategy, "_layer_sync", None), TorchSyncBatchNorm)
+
+
+def started_by_lightning(trainer: Trainer) -> bool:
+    """Whether Lightning itself started the processes, on one machine, and not srun."""
+    return isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+
+
+def lost_process(error: BaseException) -> bool:
+    """Whether an error comes from another process's end, and not from this one's work."""
+    known = (dist.DistBackendError, dist.DistNetworkError)  # NCCL's, and the store's
+    return isinstance(error, known) or "gloo/transport" in str(error)

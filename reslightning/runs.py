@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from reslightning.errors import UserError
-from reslightning.lock import Lock, job_id
+from reslightning.lock import Lock
+from reslightning.provenance import code_hash, code_version
+from reslightning.slurm import job_id
 
 FORMAT = 1
 
 # What does not determine a run's result. Everything else in the configuration does.
 _NOT_IDENTITY = {
-    "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only", "return_predictions"},
+    "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only", "return_predictions", "checkpoint_minutes"},
     "data": {"root", "num_workers", "stage_to", "index_dir", "download"},
     "trainer": {
         "accelerator",
@@ -178,8 +178,27 @@ class Run:
             raise UserError(
                 f"cannot write the run directory {self.directory}: {error.strerror}\nGive another as --run_dir."
             ) from error
+        for killed in [*self.directory.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+            killed.unlink(missing_ok=True)  # half-written by a process that was killed
         self.summary = read_summary(self.directory) or {}
         self._seconds_before = self.summary.get("seconds") or 0.0
+
+    def check_space(self, checkpoint: int) -> None:
+        """Raise UserError where checkpoints of so many bytes would not fit."""
+        # Two that stay, and a new one beside the one that it replaces.
+        there = sum(path.stat().st_size for path in (self.last, self.best) if path.is_file())
+        needed, free = 3 * checkpoint - there, shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"{self.directory} has no room for checkpoints: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB "
+                "are free\nMake room, or give another --run_dir."
+            )
+
+    @property
+    def starts_without_progress(self) -> int:
+        """How many segments in a row, up to the last, took no step that was kept."""
+        moved = [part["to_step"] > part["from_step"] for part in self.summary.get("segments", [])]
+        return moved[::-1].index(True) if any(moved) else len(moved)
 
     def start(self, facts: Mapping[str, Any], *, world_size: int, step: int) -> None:
         """Begin a segment: one stretch of training between a start and a stop."""
@@ -226,27 +245,5 @@ def _segment(world_size: int, step: int) -> dict[str, Any]:
         "to_step": step,
         "commit": commit,
         "dirty": dirty,
+        "code": code_hash(),
     }
-
-
-def code_version() -> tuple[str | None, bool | None]:
-    """Return the commit of this package's checkout and whether files differ from it."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if Path(git("rev-parse", "--show-toplevel")) == here.parent:
-            return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", here.name))
-    return None, None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    found = {}
-    for package in ("reslightning", "torch", "torchvision", "lightning", "wandb"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -17,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.runs import write_atomically
 
 Mode = Literal["online", "offline", "disabled"]
-# Shares of an unreachable server in a run's start and end, in seconds.
+# An unreachable server's share in a run's start and in its end, in seconds.
 INIT_TIMEOUT = 30.0
+FINISH_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def start_wandb(
                 disable_git=True,  # a remote's address may hold a credential; summary.json has the commit
                 disable_code=True,
                 init_timeout=INIT_TIMEOUT,
+                finish_timeout=FINISH_TIMEOUT,
             ),
         )
 

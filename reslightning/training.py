@@ -5,29 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.callbacks.preemption import Preemption
-from reslightning.callbacks.recorder import Recorder
+from reslightning.callbacks.recorder import FULL, Recorder
 from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule, prepare
-from reslightning.errors import Stopped, TrainingError, UserError
-from reslightning.models.architectures import cost, resolve_options
+from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
+from reslightning.messages import describe, result, run_cost
 from reslightning.models.weights import check_fit, read_checkpoint
-from reslightning.progress import finished_epochs, syncs_batchnorm
-from reslightning.reference import published
-from reslightning.runs import Run, determining, identity, versions, write_atomically
+from reslightning.progress import finished_epochs, lost_process, started_by_lightning
+from reslightning.provenance import changed_code, versions
+from reslightning.runs import Run, determining, identity, write_atomically
+from reslightning.slurm import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, job_id, requeue, restarts, running
 from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
-
-SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
-SMALL_BATCH = 16  # samples under which batch normalisation's statistics get noisy
 
 
 class Segment:
@@ -38,13 +34,23 @@ class Segment:
         config: the complete configuration, plain values.
         config_text: the same as YAML, for config.yaml.
         fresh: whether the command asked for a new run, so that repeating it would start another.
+        checkpoint_minutes: minutes between checkpoints within an epoch.
     """
 
-    def __init__(self, run: Run, config: Mapping[str, Any], config_text: str, *, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        config: Mapping[str, Any],
+        config_text: str,
+        *,
+        fresh: bool = False,
+        checkpoint_minutes: float = 10.0,
+    ) -> None:
         self.run = run
         self.config = config
         self.config_text = config_text
         self.fresh = fresh
+        self.checkpoint_minutes = checkpoint_minutes
         self.csv = MetricsCSV(run.metrics)
         self.throughput = Throughput()
         self.recorder = Recorder(run, self.csv, self.throughput)
@@ -54,7 +60,7 @@ class Segment:
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks every training has, in the order they must run."""
-        return [self.throughput, self.recorder, Preemption(self.recorder.save_last)]
+        return [self.throughput, self.recorder, Preemption(self.recorder.save_last, 60 * self.checkpoint_minutes)]
 
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
@@ -65,9 +71,43 @@ class Segment:
         try:
             # Again: another writer may have gone on until the lock was ours.
             checkpoint = self._checkpoint(model, start)
+            if self.leads:
+                self._check_start(model)
             self._train(trainer, model, data, wandb, checkpoint)
+        except (Stopped, TrainingError, UserError) as error:
+            self.run.close()  # before another node may start
+            self._leave(error, trainer)
+            raise
         finally:
             self.run.close()
+
+    def _leave(self, error: BaseException, trainer: Trainer) -> None:
+        """Requeue what was stopped for it, and end the processes that only follow well.
+
+        All processes find a stop or a failure of training together, and Lightning and srun would
+        kill the first one, which sees to it, for the end of another. A mistake of the user's may
+        be one of this process's node alone.
+        """
+        if self.leads:
+            asked = isinstance(error, Stopped) and error.signal in REQUEUE_SIGNALS
+            # A job that was cancelled meanwhile must not come back.
+            if job_id() and (asked or isinstance(error, LostProcessError)) and running():
+                print(requeue(), flush=True)
+        elif not isinstance(error, UserError) or started_by_lightning(trainer):
+            raise SystemExit(0)
+
+    def _check_start(self, model: ImageClassifier) -> None:
+        """Refuse a start that could only fail, or that Slurm has repeated in vain."""
+        starts = self.run.starts_without_progress
+        if restarts() and starts >= STARTS_WITHOUT_PROGRESS:
+            raise TrainingError(
+                f"{self.run.directory}: the last {starts} starts took no step that was kept, so job {job_id()} ends at "
+                f"its restart number {restarts()}\nIts output may say what ended them; submit it again to go on."
+            )
+        weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        # Adam keeps two values a weight, stochastic gradient descent one; an average is one more.
+        copies = 1 + (1 if model.optim.name == "sgd" else 2) + (model.ema_decay is not None)
+        self.run.check_space(weights * copies)
 
     @property
     def leads(self) -> bool:
@@ -102,7 +142,9 @@ class Segment:
         write_atomically(self.run.directory / "config.yaml", self.config_text)
         # What counts is the checkpoint: a killed run's summary may be from before it.
         reached = {"epoch": epoch, "global_step": step, **{key: self.state.get(key, {}) for key in ("metrics", "best")}}
+        before = (self.run.summary.get("segments") or [{}])[-1].get("world_size", trainer.world_size)
         self.run.start(_facts(self.config, model, data) | reached, world_size=trainer.world_size, step=step)
+        begun()
         mode = wandb.resolved_mode()
         self.wandb, mode = start_wandb(
             wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config()
@@ -111,17 +153,13 @@ class Segment:
             trainer.loggers = [*trainer.loggers, self.wandb]
         where = f"continues behind epoch {epoch}, at step {step}" if checkpoint else "a new run"
         print(f"{self.run.directory}: {where}")
+        if checkpoint and before != trainer.world_size:
+            print(f"  processes  {trainer.world_size} instead of {before}: the same samples a step, other rounding")
+        if changed := changed_code(self.run.summary):
+            print(f"  warning: {changed}")
         for line in describe(trainer, model, data, mode):
             print(line)
         sys.stdout.flush()
-
-    def _leave_quietly(self, trainer: Trainer) -> None:
-        """End a process that Lightning started well: it would kill the first one for a failure of this one.
-
-        All processes stop at the same step for the same reason, and the first one reports it.
-        """
-        if not self.leads and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
-            raise SystemExit(0)
 
     def _wandb_config(self) -> dict[str, Any]:
         facts = {name: self.run.summary[name] for name in ("parameters", "multiply_adds", "identity", "versions")}
@@ -139,22 +177,40 @@ class Segment:
         except Stopped as stopped:
             status, exit_code = "preempted", int(str(stopped.code))
             if self.leads:
-                step = self.run.summary.get("global_step", 0)
-                again = f"reslightning fit --run_dir {self.run.directory}" if self.fresh else "the same command"
-                bar = "\n" if sys.stdout.isatty() else ""  # the progress bar's line ends here
-                print(f"{bar}stopped by {stopped.signal.name} at step {step}: {again} goes on from there", flush=True)
-            self._leave_quietly(trainer)
+                self._say_stopped(stopped)
             raise
-        except (TrainingError, UserError):
-            self._leave_quietly(trainer)
-            raise
+        except RuntimeError as error:
+            if not lost_process(error):
+                raise
+            words = str(error).strip().splitlines()[0]
+            raise LostProcessError(f"another process has gone: {words}\nIts output may say why.") from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise TrainingError(
+                f"no room to write to {self.run.directory}: {error.strerror}\nThe last checkpoint is whole: make room, "
+                "and the same command goes on."
+            ) from error
         finally:
-            if self.leads and "status" in self.run.summary:
-                self.run.update(status=status)
-                if self.wandb:
-                    self.wandb.finish(exit_code, _wandb_summary(self.run.summary))
+            self._end(status, exit_code)
         if self.leads:
             print("\n".join(result(self.run.summary)), flush=True)
+
+    def _say_stopped(self, stopped: Stopped) -> None:
+        step = self.run.summary.get("global_step", 0)
+        again = f"reslightning fit --run_dir {self.run.directory}" if self.fresh else "the same command"
+        bar = "\n" if sys.stdout.isatty() else ""  # the progress bar's line ends here
+        print(f"{bar}stopped by {stopped.signal.name} at step {step}: {again} goes on from there", flush=True)
+
+    def _end(self, status: str, exit_code: int) -> None:
+        if not self.leads or "status" not in self.run.summary:
+            return
+        try:
+            self.run.update(status=status)
+        except OSError as error:
+            print(f"summary.json could not be written ({error.strerror}) and does not say {status!r}", file=sys.stderr)
+        if self.wandb:
+            self.wandb.finish(exit_code, _wandb_summary(self.run.summary))
 
 
 def check(data: DataModule, trainer: Trainer) -> None:
@@ -169,7 +225,7 @@ def check(data: DataModule, trainer: Trainer) -> None:
 
 
 def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> dict[str, Any]:
-    parameters, multiply_adds = _cost(model, data)
+    parameters, multiply_adds = run_cost(model, data)
     return {
         "identity": identity(config),
         "command": shlex.join(["reslightning", *sys.argv[1:]]),
@@ -186,81 +242,6 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "options": determining(config),
         "versions": versions(),
     }
-
-
-def _cost(model: ImageClassifier, data: DataModule) -> tuple[int, int]:
-    hparams = model.hparams
-    return cost(
-        model.arch,
-        num_classes=model.num_classes,
-        shortcut=hparams["shortcut"],
-        version=hparams["version"],
-        image_size=data.image_size,
-    )
-
-
-def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_mode: str) -> list[str]:
-    """Return lines that say what a training will do."""
-    _, shortcut, version = resolve_options(model.arch, model.hparams["shortcut"], model.hparams["version"])
-    parameters, multiply_adds = _cost(model, data)
-    train, val = data.n_samples("train"), data.n_samples("val")
-    accumulated = trainer.accumulate_grad_batches
-    micro = data.micro_batch_size(trainer.world_size, accumulated)
-    source = "the test set" if data.val_source == "test" else f"held out by seed {data.seed}"
-    left_out = train % data.batch_size
-    accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
-    lines = [
-        f"  network    {model.arch}, shortcut {shortcut or 'none'}, {version}: {parameters:,} parameters, "
-        f"{multiply_adds / 1e9:.3f} x 10^9 multiply-adds",
-        f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({source}), "
-        f"{data.num_classes} classes",
-        f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
-        f"{data.steps_per_epoch} steps an epoch"
-        + (f", {left_out} images left out (others each epoch)" if left_out else ""),
-        f"  optimizer  {model.optim.name}, rate {model.optim.lr}, {model.schedule.name} schedule, "
-        f"{trainer.max_epochs} epochs" + (f", weights averaged ({model.ema_decay})" if model.ema_decay else ""),
-        f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
-        f"precision {trainer.precision}",
-        f"  W&B        {wandb_mode}",
-    ]
-    synced = trainer.world_size if syncs_batchnorm(trainer) else 1
-    if micro * synced < SMALL_BATCH:
-        advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
-        lines.append(
-            f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
-            f"consider {advice}"
-        )
-    if resolve_options(model.arch, None, None)[0].stem == "imagenet" and data.image_size < SMALL_IMAGE:
-        lines.append(
-            f"  warning: {model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels "
-            f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
-        )
-    return lines
-
-
-def result(summary: Mapping[str, Any]) -> list[str]:
-    """Return lines that say what came out of a finished run, from its summary alone."""
-    seconds = timedelta(seconds=round(summary["seconds"]))
-    lines = [f"finished: {summary['epoch']} epochs, {summary['global_step']} steps in {seconds}"]
-    rows = [("last", summary["metrics"], f"epoch {summary['epoch']}")]
-    if summary["best"]:
-        shown = "the held-out best" if summary["val_source"] == "held-out" else "shown only: chosen on the test set"
-        rows.append(("best", summary["best"], f"epoch {summary['best'].get('epoch', '?')}, {shown}"))
-    lines.append(f"  {'':10} {'top-1 error':>12} {'top-5 error':>12}")
-    for name, metrics, remark in rows:
-        errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
-        lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
-    known = published(summary["arch"], summary["dataset"], "center", summary.get("shortcut"), summary.get("version"))
-    if known:
-        top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
-        lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")
-    if summary.get("images_per_second"):
-        lines.append(f"  {summary['images_per_second']:,.0f} images/s in training")
-    return lines
-
-
-def _percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{100 * (1 - accuracy):.2f} %"
 
 
 def _wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:

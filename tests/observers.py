@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from lightning.pytorch import Callback
@@ -49,11 +50,85 @@ class Strike(Callback):
 
 
 class Poison(Callback):
-    """Make the weights not finite before a global step."""
+    """Make the weights not finite before a global step, once where a mark file is named."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, mark: str | None = None) -> None:
+        self.step, self.mark = step, mark and Path(mark)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and not (self.mark and self.mark.exists()):
+            if self.mark:
+                self.mark.touch()
             pl_module.model.fc.weight.data.fill_(float("nan"))
+
+
+class Hold(Callback):
+    """Wait at moments like "train:7,val:10" until FOLDER/MOMENT.go exists; FOLDER/MOMENT says that it waits.
+
+    Only rank 0 waits, the others for it; a moment that was reached before is passed.
+    """
+
+    def __init__(self, folder: str, moments: str) -> None:
+        self.folder, self.moments = Path(folder), moments.split(",")
+
+    def _wait(self, trainer, place):
+        moment = f"{place}:{trainer.global_step}"
+        mark = self.folder / moment
+        if trainer.global_rank == 0 and moment in self.moments and not mark.exists():
+            mark.touch()
+            while not mark.with_name(f"{moment}.go").exists():
+                time.sleep(0.05)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self._wait(trainer, "train")
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self._wait(trainer, "val")
+
+
+class Die(Callback):
+    """Kill this process, once, at a point of the COUNT-th time that a checkpoint is written.
+
+    Points: "before", "writing" a share of the bytes, "syncing", "renaming", "renamed"; on a rank other than 0,
+    which writes nothing, when it would. "orders" takes point, count and share from a file "orders" beside the mark,
+    so that several kills are of one configuration.
+    """
+
+    def __init__(self, mark: str, point: str, count: int = 2, share: float = 0.5, rank: int = 0) -> None:
+        self.mark, self.point, self.count, self.share, self.rank = Path(mark), point, count, share, rank
+
+    def on_train_start(self, trainer, pl_module):
+        if trainer.global_rank != self.rank or self.mark.exists():
+            return
+        if self.point == "orders":
+            self.point, count, share = self.mark.with_name("orders").read_text().split()
+            self.count, self.share = int(count), float(share)
+        if self.rank:
+            self._wrap(trainer.strategy, "save_checkpoint", self._die)
+            return
+        steps = {"before": "write", "writing": "write", "syncing": "sync", "renaming": "rename", "renamed": "rename"}
+        self._wrap(trainer.strategy.checkpoint_io, steps[self.point], self._strike)
+
+    def _wrap(self, owner, name, strike):
+        real, calls = getattr(owner, name), [0]
+
+        def wrapped(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == self.count:
+                strike(real, *args)
+            return real(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    def _strike(self, real, *args):
+        if self.point == "writing":
+            file, content = args
+            file.write(content[: int(len(content) * self.share)])
+            file.flush()
+        if self.point == "renamed":
+            real(*args)
+        self._die()
+
+    def _die(self, *_):
+        self.mark.write_text(self.point)
+        os.kill(os.getpid(), signal.SIGKILL)

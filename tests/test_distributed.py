@@ -57,6 +57,22 @@ def test_two_processes_are_one(cli, tmp_path):
     assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
 
 
+def test_a_run_goes_on_with_another_number_of_processes(cli, tmp_path):
+    note = f"--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {tmp_path}"
+    strike = f"--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {tmp_path}/mark"
+    line = f"fit {SMALL} --trainer.max_epochs 2 --run_dir {tmp_path}"
+    assert cli(f"{line}/whole {note}/whole").status == 0
+    stopped = f"{line}/run {note}/run.note {strike} --trainer.callbacks.step 6"
+    assert cli(stopped).status == 75
+    out = run(f"{stopped} {TWO}")
+    assert "2 instead of 1: the same samples a step, other rounding" in out
+    whole = batches(tmp_path / "whole", 1)
+    parts = batches(tmp_path / "run.note", 2)
+    assert {step: sorted(samples) for step, samples in parts.items()} == {
+        step: sorted(samples) for step, samples in whole.items()
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "place", "rank"), [(6, "train", 1), (5, "val", 0)])
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_to_the_same_bits(tmp_path, step, place, rank):

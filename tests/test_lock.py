@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,3 +48,23 @@ def test_a_holder_on_another_host_lives_while_it_shows_signs_of_life(tmp_path):
     silent = time.time() - DEAD_AFTER - 1
     os.utime(lock, (silent, silent))
     Lock(lock).acquire()
+
+
+def test_a_job_waits_for_a_sign_of_life(tmp_path, monkeypatch, capsys):
+    """The job before it in a chain may just have been killed on another node."""
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    monkeypatch.setattr("reslightning.lock.POLL", 0.05)
+    monkeypatch.setattr("reslightning.lock.DEAD_AFTER", 0.5)
+    lock = tmp_path / "lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17"}))
+    mine = Lock(lock)
+    mine.acquire()
+    assert json.loads(lock.read_text())["job"] == "18"
+    mine.release()
+    assert "waiting for a sign of life" in capsys.readouterr().out
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17"}))
+    beat = threading.Timer(0.2, os.utime, [lock])
+    beat.start()
+    with pytest.raises(UserError, match="process 1 on elsewhere, Slurm job 17"):
+        Lock(lock).acquire()
+    beat.join()

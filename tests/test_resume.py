@@ -1,7 +1,11 @@
 """Runs that were stopped or killed go on to the same weights, rows and best values, bit for bit."""
 
+import multiprocessing
 import os
+import random
+import shlex
 import signal
+import subprocess
 import time
 
 import pytest
@@ -110,6 +114,98 @@ def test_training_goes_on_from_a_checkpoint_of_another_run(cli, finished, tmp_pa
     assert result.status == 2
     assert "missing     model.layer1.1.conv1.weight" in result.err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_before_training(cli, small_disk):
+    result = cli(f"fit {SMALL} --run_dir {small_disk}/run")
+    assert result.status == 2
+    assert "has no room for checkpoints: 1.8 MB are needed, 1.0 MB are free" in result.err
+
+
+def test_a_full_disk_while_checkpointing(cli, finished, small_disk, monkeypatch):
+    reference = finished(cli)
+    monkeypatch.setattr("reslightning.runs.Run.check_space", lambda self, size: None)
+    # The first checkpoint fits; another beside it, while it is written, does not.
+    line = f"fit {SMALL} --trainer.max_epochs 3 --checkpoint_minutes 0 --run_dir {small_disk}/run"
+    result = cli(line)
+    assert result.status == 1
+    assert "no room for" in result.err
+    assert "0.6 MB are needed" in result.err
+    assert checkpoint(small_disk / "run")["global_step"] == 1
+    assert not list(small_disk.glob("**/.*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    again = cli(line)
+    assert again.status == 0
+    assert "at step 1" in again.out
+    assert_same_result(small_disk / "run", reference)
+
+
+def test_a_checkpoint_now_and_then_is_what_a_kill_goes_back_to(cli, finished, tmp_path, monkeypatch):
+    """Without a signal or an epoch's end: the checkpoint of the interval is the only loss."""
+    reference = finished(cli)
+    poison = "--trainer.callbacks+=tests.observers.Poison --trainer.callbacks.step 8 --trainer.callbacks.mark {}"
+    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir {tmp_path}/run"
+    assert cli(f"{line} --checkpoint_minutes 0 {poison.format('mark')}").status == 1
+    assert checkpoint(tmp_path / "run")["global_step"] == 8
+    assert "at step 8" in cli(line).out
+    assert_same_result(tmp_path / "run", reference)
+    assert cli(f"{line.replace('/run', '/other')} {poison.format('mark2')}").status == 1
+    assert checkpoint(tmp_path / "other")["global_step"] == 5  # ten minutes are not over: an epoch's
+
+
+def _fit(line: str, out: str) -> None:
+    file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    from reslightning.__main__ import main
+
+    raise SystemExit(main(shlex.split(line)))
+
+
+@pytest.mark.slow
+def test_twenty_kills_while_a_checkpoint_is_written(tmp_path):
+    seed = random.randrange(10**6)
+    rng = random.Random(seed)
+    print(f"seed {seed}")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["reslightning.cli"])
+
+    def fit(line: str) -> int:
+        process = server.Process(target=_fit, args=(line, str(tmp_path / "out")))
+        process.start()
+        process.join(120)
+        return process.exitcode
+
+    line = f"fit {SMALL} --trainer.max_epochs 8 --checkpoint_minutes 0 --run_dir {tmp_path}"
+    assert fit(f"{line}/reference") == 0
+    mark = tmp_path / "mark"
+    line += "/run --trainer.callbacks+=tests.observers.Die --trainer.callbacks.point orders"
+    line += f" --trainer.callbacks.mark {mark}"
+    points = ["before", "writing", "writing", "syncing", "renaming", "renamed"]
+    for number in range(20):
+        point = points[number % len(points)]
+        mark.unlink(missing_ok=True)
+        (tmp_path / "orders").write_text(f"{point} {rng.choice([2, 3])} {rng.random():.3f}")
+        assert fit(line) == -signal.SIGKILL, (tmp_path / "out").read_text()
+        assert mark.read_text() == point
+        assert checkpoint(tmp_path / "run")["state_dict"]
+    assert fit(line) == 0
+    assert_same_result(tmp_path / "run", tmp_path / "reference")
+    assert not list(tmp_path.glob("run/**/.*.tmp"))
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 import csv
 import math
+import time
 
 import pytest
 
-from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
+from reslightning.tracking import FINISH_TIMEOUT, INIT_TIMEOUT, MetricsCSV, SafeWandbLogger, Wandb, start_wandb
+from tests.conftest import SMALL
 
 
 def read(path):
@@ -99,3 +101,22 @@ def test_a_service_that_died_does_not_end_the_training():
         logger.log_metrics({"a": 1.0}, step=3)
     with pytest.warns(UserWarning, match="did not finish"):
         logger.finish(0, {})
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer(cli, tmp_path, monkeypatch):
+    """It costs its share of the start and of the end, and no metric; the key is in no file."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    key = "0123456789abcdef" * 2 + "01234567"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    line = f"fit {SMALL} --trainer.max_epochs 1 --run_dir run".replace("disabled", "online")
+    started = time.monotonic()
+    with pytest.warns(UserWarning, match="recorded offline"):
+        assert cli(line).status == 0
+    seconds = time.monotonic() - started
+    print(f"{seconds:.0f} s in all")
+    assert seconds < INIT_TIMEOUT + FINISH_TIMEOUT + 30
+    assert len(read(tmp_path / "run" / "metrics.csv")) == 1
+    assert list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
+    for path in tmp_path.glob("run/**/*"):
+        assert not path.is_file() or key.encode() not in path.read_bytes(), path

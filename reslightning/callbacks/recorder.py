@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,30 +16,60 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
+from reslightning.errors import TrainingError
 from reslightning.runs import Run
 from reslightning.tracking import MetricsCSV
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left on the device, or in the user's quota
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under a temporary name, syncs and renames: a whole one, or the old one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the file."""
+        """Write the file.
+
+        Raises:
+            TrainingError: the file system or a quota is full.
+        """
         target = Path(path)
+        content = io.BytesIO()  # first in memory, so that its size is known when a disk is full
+        torch.save(checkpoint, content)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            directory = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+                self.write(file, content.getbuffer())
+                self.sync(file)
+            self.rename(temporary, target)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            temporary.unlink(missing_ok=True)
+            needed, free = content.getbuffer().nbytes, shutil.disk_usage(target.parent).free
+            raise TrainingError(
+                f"no room for {target}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free "
+                f"({error.strerror})\nThe checkpoint from before is whole: make room, and the same command goes on."
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+    def write(self, file: BinaryIO, content: memoryview) -> None:
+        """Write a checkpoint's bytes."""
+        file.write(content)
+
+    def sync(self, file: BinaryIO) -> None:
+        """Bring them to the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def rename(self, temporary: Path, target: Path) -> None:
+        """Put the whole file in the old one's place, and that to the disk, too."""
+        temporary.replace(target)
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 class Recorder(Checkpoint):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from reslightning.cli import CLI
+from reslightning.data.staging import release
 from reslightning.errors import UserError
 
 
@@ -14,4 +15,6 @@ def main(argv: list[str]) -> int:
         CLI(argv)
     except MisconfigurationException as error:
         raise UserError(f"Lightning refuses this combination of options: {error}") from error
+    finally:
+        release()
     return 0
