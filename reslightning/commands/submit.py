@@ -1,0 +1,149 @@
+"""submit: the same training as a Slurm job, a chain of jobs or a job array."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reslightning.commands import CommandParser
+from reslightning.errors import UserError
+from reslightning.options import check_options
+
+if TYPE_CHECKING:
+    from reslightning.submission import Request
+
+SHORT = {  # sbatch's options by the same name
+    "time": "limit, D-HH:MM:SS or minutes",
+    "partition": "the nodes' partition",
+    "account": "who pays",
+    "qos": "quality of service",
+    "mem": "memory a node, 120G",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Check every run of the command, then queue what is not finished."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    args = _parser().parse_args(argv[1:split])
+    tail = argv[split + 1 :]
+    if tail[:1] != ["fit"]:
+        given = f"got {' '.join(tail)!r}" if tail else "got nothing behind --"
+        raise UserError(f"submit trains: {given}; expected reslightning submit [OPTIONS] -- fit -c CONFIG ...")
+    from reslightning import submission
+
+    request = _request(args)
+    cells = submission.grid_cells(args.grid)
+    name = args.name or submission.job_name(tail[1:], args.grid)
+    grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in tail)
+    group = [] if grouped else [f"--wandb.group={name}"]
+    commands = [[*tail[1:], *cell, *group] for cell in cells]
+    for command in commands:
+        check_options(["fit", *command])
+    if args.dry_run:
+        print(submission.script(request, name, len(commands)), end="")
+        return 0
+    unfinished = _unfinished(request, commands)
+    if args.local:
+        return _train_here(request, [command for _, _, command in unfinished], args.array_parallelism or 1)
+    if not unfinished:
+        print("nothing to submit")
+        return 0
+    jobs = submission.submit(request, name, [(directory, text) for directory, text, _ in unfinished])
+    for (directory, _, _), run in zip(unfinished, jobs, strict=True):
+        for number, log in run:
+            print(f"job {number}: {directory}, log {log}")
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="reslightning submit",
+        description="Queue trainings on Slurm: reslightning submit [OPTIONS] -- fit -c CONFIG ...",
+    )
+    add = parser.add_argument
+    add("--nodes", type=_count, default=1, metavar="N", help="nodes (default: 1)")
+    add("--gpus", metavar="N", help="GPUs on each node, 4 or a100:4; one task for each (default: a task on CPUs)")
+    add("--cpus", metavar="N", help="CPUs for each task")
+    for option, text in SHORT.items():
+        add(f"--{option}", metavar=option.upper(), help=text)
+    add("--site", type=Path, metavar="FILE", help="take defaults from a site's file, slurm/sites/sol.env")
+    add("--sbatch", nargs="+", default=[], metavar="KEY=VALUE", help="other options of sbatch: constraint=a100_80")
+    add("--segments", type=_count, default=1, metavar="N", help="a chain of N jobs of the same run, none requeued")
+    add("--grid", nargs="+", default=[], metavar="KEY=A,B", help="a run for every combination, as a job array")
+    add("--array-parallelism", type=_count, metavar="N", help="runs of a grid at a time (default: all)")
+    add("--name", help="the jobs' name (default: the command's own; jobs of one name follow each other)")
+    add("--logs", type=Path, default=Path("submitted"), metavar="DIR", help="scripts and output (default: submitted)")
+    add("--snapshot", action="store_true", help="run the code as it is now, whatever is edited later")
+    add("--dry-run", action="store_true", help="print the sbatch script; check only that configs and options exist")
+    add("--local", action="store_true", help="train here instead, one run after the other")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _request(args: Namespace) -> Request:
+    from reslightning import submission
+
+    if args.site:
+        os.environ.update(submission.site_variables(args.site))
+    options = submission.environment_options()
+    options |= {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
+    if args.cpus is not None:
+        options["cpus-per-task"] = args.cpus
+    for pair in args.sbatch:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--sbatch {pair!r} is not KEY=VALUE, like constraint=a100_80")
+        options[key.lstrip("-")] = value
+    return submission.Request(
+        options, args.nodes, args.gpus, args.segments, args.array_parallelism, args.snapshot, args.logs
+    )
+
+
+def _unfinished(request: Request, commands: list[list[str]]) -> list[tuple[Path, str, list[str]]]:
+    """Return directory, configuration and arguments of the runs to train, and say which are not.
+
+    Raises:
+        UserError: one of the command lines is not accepted; nothing is queued then.
+    """
+    from reslightning.cli import Preview
+
+    found: list[tuple[Path, str, list[str]]] = []
+    for command in commands:
+        preview = Preview(["fit", *request.trainer, *command], request.nodes, request.tasks_per_node)
+        run = preview.run
+        status = run.summary.get("status", "new")
+        if status == "finished":
+            print(f"{run.directory}: finished already")
+        else:
+            print(f"{run.directory}: {status}" + (f" at step {run.summary['global_step']}" if run.summary else ""))
+            # Fixed now: an edit or a requeue must not choose another directory.
+            fixed = [word for word in command if word != "--fresh"]
+            found.append((run.directory, preview.text, [*fixed, f"--run_dir={run.directory}"]))
+    directories = [directory for directory, _, _ in found]
+    if len(set(directories)) < len(directories):
+        raise UserError("several runs of the grid share a directory; give no --run_dir with --grid")
+    return found
+
+
+def _train_here(request: Request, commands: list[list[str]], parallel: int) -> int:
+    def train(command: list[str]) -> int:
+        words = [sys.executable, "-m", "reslightning", "fit", *request.trainer, *command]
+        return subprocess.run(words).returncode
+
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+        statuses = list(pool.map(train, commands))
+    print(f"{statuses.count(0)} of {len(statuses)} runs finished in {time.monotonic() - started:.0f} s")
+    return max(statuses, default=0)

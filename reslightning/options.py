@@ -1,0 +1,92 @@
+"""Which options ``fit`` has, read from the sources, so that a typo is found without importing torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reslightning.configs import arrange, load_config
+from reslightning.errors import UserError, near_misses
+
+PACKAGE = Path(__file__).resolve().parent
+# Classes whose own options, and lists of classes, may stand below these.
+OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "plugins", "profiler"))
+TOP = {"config", "seed_everything", "run_dir", "output", "fresh", "checkpoint_minutes", "ckpt_path", "weights_only"}
+# What the command line fills in from other options.
+LINKED = {"model.num_classes", "data.seed"}
+
+
+def known_options() -> set[str]:
+    """Return every option of ``fit``, dotted: model.arch, data.batch_size, trainer.max_epochs."""
+    known = set(TOP) | {"data", "data.class_path"}
+    known |= {f"model.{name}" for name in _parameters(PACKAGE / "classifier.py", "ImageClassifier")}
+    for group in ("Optim", "Schedule"):
+        known |= {f"model.{group.lower()}.{name}" for name in _fields(PACKAGE / "optim.py", group)}
+    known |= {f"wandb.{name}" for name in _fields(PACKAGE / "tracking.py", "Wandb")}
+    for path in (PACKAGE / "data").glob("*.py"):
+        modules = [name for name in _classes(path) if not name.startswith("_") and not name.endswith("Sampler")]
+        known |= {f"data.{parameter}" for name in modules for parameter in _parameters(path, name)}
+    known |= {f"trainer.{name}" for name in _parameters(_trainer(), "Trainer")}
+    return known - LINKED
+
+
+def check_options(argv: list[str]) -> None:
+    """Raise UserError where a command line's config is missing, or names an option that there is not.
+
+    Values are not looked at.
+    """
+    known = known_options()
+    _, *words = arrange(argv)[-1]
+    rest = iter(words)
+    for word in rest:
+        if word == "-c":
+            path = next(rest)
+            for key in _keys(load_config(Path(path))):
+                _check(key, known, f" in {path}")
+        elif word.startswith("--"):
+            _check(word[2:].partition("=")[0].rstrip("+"), known, "")
+
+
+def _check(key: str, known: set[str], where: str) -> None:
+    key = key.replace("data.init_args.", "data.")
+    if key in known or key.startswith(tuple(f"{name}." for name in OPEN)):
+        return
+    if any(option.startswith(f"{key}.") for option in known):
+        return  # a whole group
+    raise UserError(f"unknown option {key!r}{where}{near_misses(key, known)}\n`fit --help` lists the options")
+
+
+def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        key = f"{prefix}{name}".removesuffix(".init_args")
+        if isinstance(value, dict) and key not in OPEN:
+            yield from _keys(value, f"{key}.")
+        else:
+            yield key
+
+
+def _trainer() -> Path:
+    # Looking for a submodule would import its parents.
+    found = importlib.util.find_spec("lightning")
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / "pytorch" / "trainer" / "trainer.py"
+
+
+def _classes(path: Path) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
+
+
+def _parameters(path: Path, name: str) -> set[str]:
+    for node in _classes(path)[name].body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]} - {"self"}
+    return set()
+
+
+def _fields(path: Path, name: str) -> set[str]:
+    body = _classes(path)[name].body
+    return {node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}

@@ -1,0 +1,116 @@
+"""submit without a Slurm: the script, what is refused, and the same grid on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reslightning.submission import grid_cells
+from tests.conftest import SMALL, summary
+
+
+@pytest.fixture(autouse=True)
+def _no_slurm(monkeypatch):
+    for name in ("SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_CPUS_PER_GPU"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_a_script(cli, tmp_path):
+    (tmp_path / "site.env").write_text("export SBATCH_PARTITION=htc SBATCH_TIMELIMIT=0-4 SBATCH_CPUS_PER_GPU=12\n")
+    line = "submit --site site.env --nodes 2 --gpus a100:4 --qos public --sbatch constraint=a100_80 --dry-run -- fit"
+    out = cli(line).out
+    for option in (
+        "nodes=2",
+        "ntasks-per-node=4",
+        "gpus-per-node=a100:4",
+        "cpus-per-gpu=12",
+        "partition=htc",
+        "time=0-4",
+        "qos=public",
+        "constraint=a100_80",
+        "requeue",
+        "signal=USR2@120",
+        "dependency=singleton",
+    ):
+        assert f"#SBATCH --{option}\n" in out
+    assert "--cpus-per-task=12" in out
+    assert "-m reslightning.slurm ended $?" in out
+    assert "array" not in out
+    assert list(tmp_path.iterdir()) == [tmp_path / "site.env"]
+    # Flags win over the site, and a chain is not requeued.
+    out = cli(line.replace("--qos", "--segments 3 --partition long --time 60 --cpus 3 --qos")).out
+    assert "#SBATCH --partition=long\n" in out
+    assert "#SBATCH --no-requeue\n" in out
+    assert "cpus-per-gpu" not in out
+
+
+def test_a_grid_s_script(cli):
+    grid = "--grid model.arch=resnet20,plain20 seed_everything=0,1,2 --array-parallelism 2"
+    out = cli(f"submit {grid} --snapshot --dry-run -- fit").out
+    assert "#SBATCH --array=0-5%2\n" in out
+    assert "PYTHONSAFEPATH=1 PYTHONPATH=" in out
+    assert not Path("submitted").exists()
+
+
+def test_a_dry_run_is_quick_and_without_torch(tmp_path):
+    code = "import sys; from reslightning.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "submit", "--dry-run", "--", "fit", "-c", "cifar10"]
+    started = time.monotonic()
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout.endswith("False\n"), done.stderr
+    assert time.monotonic() - started < 10  # 0.8 s alone; a machine may be busy
+
+
+def test_cells():
+    assert grid_cells([]) == [[]]
+    assert grid_cells(["a=1,2", "b=[x,y]"]) == [["--a=1", "--b=[x,y]"], ["--a=2", "--b=[x,y]"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("submit", "expected reslightning submit [OPTIONS] -- fit"),
+        ("submit -- test", "submit trains"),
+        ("submit --grid model.arch -- fit", "names no values"),
+        ("submit --grid seed_everything=1,1 -- fit", "repeats"),
+        ("submit --grid model.arhc=a,b -- fit", "did you mean 'model.arch'"),
+        ("submit --sbatch exclusive -- fit", "is not KEY=VALUE"),
+        ("submit --gpus many -- fit", "no number of devices"),
+        ("submit --site nowhere.env -- fit", "cannot use the site's file nowhere.env"),
+        ("submit --nodes 0 -- fit", "--nodes: invalid"),
+        ("submit -- fit --model.arch resnet9", "resnet9"),
+        ("submit --nodes 3 -- fit", "not divisible by 3 devices"),
+        ("submit --grid seed_everything=0,1 -- fit --run_dir x", "share a directory"),
+        ("submit -- fit --trainer.devices 2", "do not match the job's 1 nodes x 1 tasks"),
+        ("submit --sbatch gres=gpu:4 -- fit", "use --gpus instead"),
+        ("submit -- fit --trainer.max_steps 3", "trainer.max_steps is not supported"),
+    ],
+)
+def test_refused_before_anything_is_queued(cli, tmp_path, line, message):
+    result = cli(line)
+    assert result.status == 2
+    assert message in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_slurm(cli, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = cli("submit -- fit")
+    assert result.status == 2
+    assert "--local trains here" in result.err
+
+
+@pytest.mark.slow
+def test_the_same_grid_here(cli, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    line = f"submit --local --grid seed_everything=0,1 -- fit {SMALL} --trainer.max_epochs 1"
+    first = cli(line)
+    assert first.status == 0
+    assert "2 of 2 runs finished" in first.out
+    assert [summary(run)["seed"] for run in sorted(Path("runs").iterdir())] == [0, 1]
+    assert "0 of 0 runs finished" in cli(line).out
