@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,27 +39,60 @@ def main(argv: list[str]) -> int:
     from reslightning import submission
 
     request = _request(args)
-    cells = submission.grid_cells(args.grid)
-    name = args.name or submission.job_name(tail[1:], args.grid)
-    grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in tail)
-    group = [] if grouped else [f"--wandb.group={name}"]
-    commands = [[*tail[1:], *cell, *group] for cell in cells]
-    for command in commands:
-        check_options(["fit", *command])
+    name, commands = _commands(tail[1:], args.grid, args.name)
     if args.dry_run:
         print(submission.script(request, name, len(commands)), end="")
-        return 0
-    unfinished = _unfinished(request, commands)
-    if args.local:
+    elif args.local:
+        unfinished = _unfinished(request, commands)
         return _train_here(request, [command for _, _, command in unfinished], args.array_parallelism or 1)
+    else:
+        submit(tail[1:], request, args.grid, args.name)
+    return 0
+
+
+def submit(
+    argv: Sequence[str], request: Request, grid: Sequence[str] = (), name: str | None = None
+) -> dict[Path, list[tuple[str, Path]]]:
+    """Queue ``fit ARGV``, or every run of a grid of it, as the command line does.
+
+    Args:
+        argv: the options of ``fit``: ["-c", "cifar10", "--model.arch", "resnet56"].
+        request: what each job is given.
+        grid: ["model.arch=resnet20,plain20", "seed_everything=0,1"] makes a run of every combination.
+        name: the jobs' name; none given means one that the same command always gets.
+
+    Returns:
+        For each unfinished run, by its directory, number and log of each of its jobs.
+
+    Raises:
+        UserError: a command line is not accepted, or Slurm refuses; nothing is queued then.
+    """
+    from reslightning import submission
+
+    name, commands = _commands(argv, grid, name)
+    unfinished = _unfinished(request, commands)
     if not unfinished:
         print("nothing to submit")
-        return 0
+        return {}
     jobs = submission.submit(request, name, [(directory, text) for directory, text, _ in unfinished])
     for (directory, _, _), run in zip(unfinished, jobs, strict=True):
         for number, log in run:
             print(f"job {number}: {directory}, log {log}")
-    return 0
+    return {directory: run for (directory, _, _), run in zip(unfinished, jobs, strict=True)}
+
+
+def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tuple[str, list[list[str]]]:
+    """Return the jobs' name and the options of every run, whose configs and keys are known to exist."""
+    from reslightning import submission
+
+    cells = submission.grid_cells(grid)
+    name = name or submission.job_name(argv, grid)
+    grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in argv)
+    group = [] if grouped else [f"--wandb.group={name}"]
+    commands = [[*argv, *cell, *group] for cell in cells]
+    for command in commands:
+        check_options(["fit", *command])
+    return name, commands
 
 
 def _parser() -> CommandParser:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from reslightning.commands.submit import submit as python_submit
+from reslightning.submission import Request
 from tests.cluster.conftest import ROOT, Job, command, wait_for
 from tests.cluster.test_train import hold, reached
 from tests.conftest import SMALL, assert_same_result, summary
@@ -86,6 +88,15 @@ def test_a_grid_of_four(slurm, tmp_path):
     (last,) = jobs(again)
     assert last.wait() == "COMPLETED"
     assert "nothing to submit" in submit(line)
+    # The same from Python, which sees its own unfinished run and queues it.
+    shutil.rmtree(runs[0])
+    argv = FIT.replace("max_epochs 3", "max_epochs 1").split()[2:]
+    grid = ["model.arch=resnet8,plain8", "seed_everything=0,1"]
+    queued = python_submit(argv, Request(array_parallelism=2), grid)
+    assert list(queued) == [runs[0]]
+    ((number, log),) = queued[runs[0]]
+    assert Job(number).wait() == "COMPLETED", log.read_text()
+    assert python_submit(argv, Request(), grid) == {}
 
 
 def test_a_dry_run_s_script_is_accepted(slurm, tmp_path):
