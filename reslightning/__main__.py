@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            # Slurm ends a job's other tasks when one dies: what is leaving already must not seem killed.
+            signal.signal(number, signal.SIG_IGN if argv[0] == "fit" and job_id() else handler)
 
 
 if __name__ == "__main__":

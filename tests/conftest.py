@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from reslightning.__main__ import main
+from reslightning.errors import SIGNALS
 
 SHARED = Path(os.environ.get("RESLIGHTNING_SHARED", Path(__file__).parents[2] / "shared"))
 # Some seconds of real training: 5 steps of 256 digits an epoch, validated on 359.
@@ -37,9 +39,11 @@ def _alone(tmp_path, monkeypatch):
         # Set first, so that what the command itself sets is undone behind the test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    threads = torch.get_num_threads()
+    threads, handlers = torch.get_num_threads(), {number: signal.getsignal(number) for number in SIGNALS}
     yield
     torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
