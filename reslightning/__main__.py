@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": ("reslightning.commands.train", "write the probabilities of every test image"),
     "models": ("reslightning.commands.models", "list the networks, what they cost and what was published"),
     "fetch": ("reslightning.commands.fetch", "download data sets and weights for machines without internet"),
+    "pack": ("reslightning.commands.pack", "put image files into a few indexed tars, resized if asked"),
     "submit": ("reslightning.commands.submit", "queue trainings on Slurm, or a grid of them"),
     "doctor": ("reslightning.commands.doctor", "check this machine or job before time is spent"),
     "bench": ("reslightning.commands.bench", "measure the data loader or training against the plain way"),

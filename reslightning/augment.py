@@ -6,18 +6,22 @@ reproduced and resumed exactly, with any number of workers and devices.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 PaddingMode = Literal["zeros", "reflect"]
 _MASK64 = (1 << 64) - 1
+_TRIES = 10  # rectangles to find one that fits
+ERASING_DRAWS = 3 + 2 * _TRIES
 
 
-def draws(seed: int, epoch: int, samples: Tensor, count: int) -> Tensor:
-    """Return ``count`` random integers per sample, uniform in [0, 2^31).
+def draws(seed: int, epoch: int, samples: Tensor, count: int, first: int = 0) -> Tensor:
+    """Return ``count`` random integers per sample, uniform in [0, 2^31), from its ``first`` on.
 
     A counter-based generator (splitmix64) in wrapping 64-bit integers: the same numbers on every
     device.
@@ -27,13 +31,14 @@ def draws(seed: int, epoch: int, samples: Tensor, count: int) -> Tensor:
         epoch: the epoch, from 0.
         samples: indices [B], int64.
         count: how many draws each sample gets.
+        first: how many of its draws others have.
 
     Returns:
         Integers [B, count], int64.
     """
     base = _signed(_mix(_mix(seed) + epoch))
     key = _mix_tensor(samples * _GOLDEN + base)
-    streams = torch.arange(1, count + 1, device=samples.device) * _GOLDEN
+    streams = torch.arange(first + 1, first + count + 1, device=samples.device) * _GOLDEN
     return _shift(_mix_tensor(key[:, None] + streams), 33)
 
 
@@ -75,11 +80,15 @@ def random_crop(padded: Tensor, draw: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(batch, device=padded.device), :, top, left]
 
 
-def random_flip(images: Tensor, draw: Tensor) -> Tensor:
-    """Mirror images [B, C, H, W] left to right where ``draw`` [B] is odd."""
-    batch = torch.arange(len(images), device=images.device)
-    # Copying whole images is several times faster than torch.where on bytes.
-    return torch.cat([images, images.flip(-1)]).index_select(0, batch + len(images) * (draw % 2))
+def flip_(images: Tensor, which: Tensor) -> Tensor:
+    """Mirror images [B, C, H, W] left to right, in place, where ``which`` [B], on the host, is odd."""
+    rows = (which % 2).nonzero()[:, 0]
+    if images.is_contiguous():
+        rows = rows.to(images.device)
+        return images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))
+    for row in rows.tolist():  # with channels last, all at once is several times slower
+        images[row] = images[row].flip(-1)
+    return images
 
 
 def cutout(images: Tensor, draw: Tensor, size: int) -> Tensor:
@@ -93,9 +102,61 @@ def cutout(images: Tensor, draw: Tensor, size: int) -> Tensor:
     if size == 0:
         return images
     height, width = images.shape[-2:]
-    rows = _covered(height, draw[:, 0], size)[:, None, :, None]
-    columns = _covered(width, draw[:, 1], size)[:, None, None, :]
-    return images.masked_fill(rows & columns, 0)
+    return _blank(images, draw[:, 0] % height - size // 2, draw[:, 1] % width - size // 2, size, size)
+
+
+def random_erasing(images: Tensor, draw: Tensor, probability: float) -> Tensor:
+    """Set a random rectangle of some images to 0 (arXiv:1708.04896), as torchvision's RandomErasing does.
+
+    Its area is 2 to 33 % of the image's, its height 0.3 to 3.3 times its width.
+
+    Args:
+        images: [B, C, H, W]; normalised ones, so that 0 is the mean.
+        draw: [B, ERASING_DRAWS] integers.
+        probability: of an image to be erased from.
+    """
+    height, width = images.shape[-2:]
+    share = draw / 2**31
+    area = height * width * (0.02 + 0.31 * share[:, 3 : 3 + _TRIES])
+    log_ratio = math.log(0.3) + (math.log(3.3) - math.log(0.3)) * share[:, 3 + _TRIES :]
+    heights, widths = (area * log_ratio.exp()).sqrt().round(), (area / log_ratio.exp()).sqrt().round()
+    fits = (heights < height) & (widths < width)
+    first = fits.int().argmax(1, keepdim=True)
+    erased = (share[:, 0] < probability) & fits.any(1)
+    high = heights.gather(1, first)[:, 0] * erased
+    wide = widths.gather(1, first)[:, 0]
+    top = (share[:, 1] * (height - high + 1)).floor()
+    left = (share[:, 2] * (width - wide + 1)).floor()
+    return _blank(images, top, left, high, wide)
+
+
+def mix(
+    images: Tensor, targets: Tensor, chance: np.random.Generator, *, mixup: float, cutmix: float
+) -> tuple[Tensor, Tensor]:
+    """Mix every image and target with its neighbour's: mixup or CutMix, one of them for the whole batch.
+
+    Args:
+        images: [B, C, H, W], floats.
+        targets: probabilities [B, classes].
+        chance: chooses between them, and how much is mixed.
+        mixup: alpha of mixup (arXiv:1710.09412), 0 for none.
+        cutmix: alpha of CutMix (arXiv:1905.04899), 0 for none.
+    """
+    blends = chance.random() < 0.5 if mixup and cutmix else bool(mixup)
+    alpha = mixup if blends else cutmix
+    kept = float(chance.beta(alpha, alpha))
+    if blends:
+        images = images.lerp(images.roll(1, 0), 1 - kept)
+    else:
+        height, width = images.shape[-2:]
+        half = 0.5 * math.sqrt(1 - kept)
+        y, x = int(chance.integers(height)), int(chance.integers(width))
+        rows = slice(max(y - int(half * height), 0), min(y + int(half * height), height))
+        columns = slice(max(x - int(half * width), 0), min(x + int(half * width), width))
+        images = images.clone()
+        images[:, :, rows, columns] = images.roll(1, 0)[:, :, rows, columns]
+        kept = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+    return images, targets.lerp(targets.roll(1, 0), 1 - kept)
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -106,15 +167,27 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         mean: [C], fractions of 255.
         std: [C], fractions of 255.
     """
-    scale = (1 / (255 * std))[:, None, None]
-    shift = (-mean / std)[:, None, None]
-    return images.to(mean.dtype).mul_(scale).add_(shift)
+    scale, shift = 1 / (255 * std), -mean / std
+    if images.is_contiguous():
+        return images.to(mean.dtype).mul_(scale[:, None, None]).add_(shift[:, None, None])
+    # With channels last a row of pixels goes through at once: three values at a time are twice as slow.
+    batch, channels, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).reshape(batch * height, width * channels).to(mean.dtype)
+    rows = rows.mul_(scale.repeat(width)).add_(shift.repeat(width))
+    return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _covered(length: int, draw: Tensor, size: int) -> Tensor:
-    start = draw[:, None] % length - size // 2
-    place = torch.arange(length, device=draw.device)
-    return (place >= start) & (place < start + size)
+def _blank(images: Tensor, top: Tensor, left: Tensor, high: Tensor | int, wide: Tensor | int) -> Tensor:
+    """Set a rectangle of every image to 0, what of it lies inside."""
+    height, width = images.shape[-2:]
+    rows = _covered(height, top, top + high)[:, None, :, None]
+    columns = _covered(width, left, left + wide)[:, None, None, :]
+    return images.masked_fill(rows & columns, 0)
+
+
+def _covered(length: int, start: Tensor, stop: Tensor) -> Tensor:
+    place = torch.arange(length, device=start.device)
+    return (place >= start[:, None]) & (place < stop[:, None])
 
 
 def _reflected(length: int, padding: int, device: torch.device) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from reslightning.data.base import DataModule
 from reslightning.errors import TrainingError, UserError
 from reslightning.models.architectures import Shortcut, Version
 from reslightning.models.resnet import build_model
+from reslightning.models.weights import load_weights
 from reslightning.optim import Optim, Schedule, make_factor, make_optimizer
 from reslightning.progress import batches_per_epoch, evaluates_everything
 
@@ -39,6 +40,10 @@ class ImageClassifier(LightningModule):
         schedule: the learning rate's course.
         label_smoothing: probability spread over all classes in training, in [0, 1).
         ema_decay: evaluate an exponential moving average of the weights with this decay in (0, 1).
+        new_head: take all of ``weights`` but the final layer, which starts anew for other classes.
+        frozen_stages: stages that stay as they are, from the input on: 1 is the stem and layer1, 2 is layer2
+            too; none given means that all are trained.
+        test_flip: average the logits of an image and its mirror image in evaluations.
         compile: compile the network with torch.compile.
         channels_last: keep images and weights in channels-last memory order, faster with bf16.
     """
@@ -55,6 +60,9 @@ class ImageClassifier(LightningModule):
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
+        new_head: bool | None = None,
+        frozen_stages: int | None = None,
+        test_flip: bool | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -63,6 +71,8 @@ class ImageClassifier(LightningModule):
             raise UserError(f"model.label_smoothing={label_smoothing} is out of range; allowed: [0, 1)")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise UserError(f"model.ema_decay={ema_decay} is out of range; allowed: (0, 1)")
+        if new_head and weights is None:
+            raise UserError("model.new_head needs model.weights to take the rest from")
         # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
         self.optim = Optim(**optim) if isinstance(optim, dict) else optim
         self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
@@ -77,27 +87,49 @@ class ImageClassifier(LightningModule):
                 "schedule": asdict(self.schedule),
                 "label_smoothing": label_smoothing,
                 "ema_decay": ema_decay,
+                "frozen_stages": frozen_stages,
+                "test_flip": test_flip,
                 "compile": compile,
                 "channels_last": channels_last,
             },
             logger=False,
         )
         self.arch, self.num_classes, self.label_smoothing = arch, num_classes, label_smoothing
+        self.test_flip = bool(test_flip)
         self.ema_decay, self.compile_network, self.channels_last = ema_decay, compile, channels_last
         self.model = build_model(
             arch,
             num_classes=num_classes,
             shortcut=shortcut,
             version=version,
-            weights=weights,
             zero_init_residual=zero_init_residual,
         )
+        if weights is not None:
+            load_weights(self.model, weights, arch, new_head=bool(new_head))
+        self._frozen = self._freeze(frozen_stages or 0)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         # The epoch's metrics by name, in full precision, for whoever writes them down.
         self.metrics: dict[str, float] = {}
         self._train_sums = _zeros(torch.device("cpu"))
         self._eval_sums = _zeros(torch.device("cpu"))
+
+    def _freeze(self, stages: int) -> list[nn.Module]:
+        names: list[str] = self.model.stages  # type: ignore[assignment]
+        if not 0 <= stages <= len(names):
+            raise UserError(f"model.frozen_stages={stages} is out of range; allowed: 0 to {len(names)}")
+        stem = ["conv1", "bn1"] if stages else []
+        frozen = [getattr(self.model, name) for name in [*stem, *names[:stages]] if hasattr(self.model, name)]
+        for module in frozen:
+            module.requires_grad_(False)
+        return frozen
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Switch to training; frozen stages keep the statistics of their batch normalisation, too."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the averaging of weights, if asked for."""
@@ -123,7 +155,8 @@ class ImageClassifier(LightningModule):
         accumulated = trainer.accumulate_grad_batches
         batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
         self.factor = make_factor(self.schedule, -(-batches // accumulated), trainer.max_epochs or 0)
-        optimizer = make_optimizer(self.model, self.optim)
+        self.peak_lr = self.optim.peak(data.batch_size)
+        optimizer = make_optimizer(self.model, self.optim, self.peak_lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -132,12 +165,13 @@ class ImageClassifier(LightningModule):
         self._train_sums = self._train_sums.to(self.device, _accumulator(self.device))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of a micro-batch."""
+        """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
         images, labels, _ = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
-            _add(self._train_sums, loss.detach() * len(labels), logits, labels)
+            hard = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixed image, what there is most of
+            _add(self._train_sums, loss.detach() * len(labels), logits, hard)
             bad = torch.where(torch.isfinite(loss), torch.inf, float(self.trainer.global_step))
             self._train_sums[FIRST_BAD] = torch.minimum(self._train_sums[FIRST_BAD], bad)
         # On a GPU each look costs a wait for the device.
@@ -166,7 +200,7 @@ class ImageClassifier(LightningModule):
             {
                 "train/loss": sums[LOSS] / sums[COUNT],
                 "train/top1": sums[TOP1] / sums[COUNT],
-                "lr": self.optim.lr * self.factor(last),
+                "lr": self.peak_lr * self.factor(last),
             }
         )
 
@@ -179,6 +213,7 @@ class ImageClassifier(LightningModule):
         gathered = self.all_gather(self._train_sums)
         assert isinstance(gathered, Tensor)
         checkpoint["train_sums"] = gathered.reshape(-1, 5).cpu()
+        checkpoint["class_names"] = list(self._data().class_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's sums back; at another world size the first takes them all."""
@@ -221,12 +256,21 @@ class ImageClassifier(LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return sample indices [B], labels [B] and probabilities [B, num_classes]."""
         images, labels, indices = batch
-        return {"index": indices, "label": labels, "probability": self(images).float().softmax(1)}
+        return {"index": indices, "label": labels, "probability": self.evaluated(images).softmax(1)}
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         images, labels, _ = batch
-        logits = self(images)
-        _add(self._eval_sums, F.cross_entropy(logits.float(), labels, reduction="sum"), logits, labels)
+        logits = self.evaluated(images)
+        _add(self._eval_sums, F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+
+    def evaluated(self, images: Tensor) -> Tensor:
+        """Map normalised images [B, 3, H, W] to the logits [B, num_classes] that an evaluation counts, float32."""
+        logits = self(images).float()
+        return (logits + self(images.flip(-1)).float()) / 2 if self.test_flip else logits
+
+    def protocol(self, data: DataModule) -> str:
+        """Return how images are evaluated, in a word: the data's part of it, and flip."""
+        return data.protocol + ("-flip" if self.test_flip else "")
 
     def _finish_evaluation(self, split: str) -> None:
         if self.trainer.sanity_checking:

@@ -23,7 +23,7 @@ from reslightning import slurm
 from reslightning.callbacks.recorder import AtomicCheckpointIO
 from reslightning.classifier import ImageClassifier
 from reslightning.configs import arrange, load_config
-from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits
+from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits, ImageFolder, ImageNet
 from reslightning.data.base import prepare
 from reslightning.errors import UserError
 from reslightning.evaluation import PredictionWriter, evaluate
@@ -33,7 +33,9 @@ from reslightning.runs import Run, default_directory, differences, evaluation_ch
 from reslightning.tracking import Wandb
 from reslightning.training import Segment, check
 
-DATA_SETS: dict[str, type[DataModule]] = {cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100)}
+DATA_SETS: dict[str, type[DataModule]] = {
+    cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100, ImageNet, ImageFolder)
+}
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
 NOT_SUPPORTED = (
     ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),

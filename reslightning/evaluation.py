@@ -22,8 +22,6 @@ from reslightning.provenance import mixed_code, versions
 from reslightning.reference import published
 from reslightning.runs import Run, differences, write_atomically
 
-PROTOCOL = "center"  # the whole image of CIFAR, the middle of ImageNet's
-
 
 def evaluate(
     trainer: Trainer,
@@ -54,7 +52,8 @@ def evaluate(
     if not trainer.is_global_zero:
         return
     metrics = {name: value for name, value in model.metrics.items() if name.startswith(f"{split}/")}
-    print(f"{type(data).__name__} {split}, {metrics[f'{split}/n_samples']:,} images, {PROTOCOL}; weights: {weights}")
+    protocol = model.protocol(data)
+    print(f"{type(data).__name__} {split}, {metrics[f'{split}/n_samples']:,} images, {protocol}; weights: {weights}")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
             print(f"  top-{top[3:]} error {100 * (1 - accuracy):.2f} %{_beside(model, data, top)}")
@@ -67,7 +66,7 @@ def evaluate(
     record = {
         "format": 1,
         "split": split,
-        "protocol": PROTOCOL,
+        "protocol": protocol,
         "checkpoint": weights,
         **_reached(weights),
         "arch": model.arch,
@@ -79,7 +78,7 @@ def evaluate(
         "versions": versions(),
         "mixed_code": mixed,
     }
-    path = run.directory / "evaluations" / f"{split}-{PROTOCOL}.json"
+    path = run.directory / "evaluations" / f"{split}-{protocol}.json"
     _write(path, json.dumps(record, indent=2) + "\n")
     print(f"  written to {path}")
 
@@ -92,7 +91,8 @@ def _reached(weights: str) -> dict[str, int | None]:
 
 
 def _beside(model: ImageClassifier, data: DataModule, top: str) -> str:
-    known = published(model.arch, type(data).__name__, PROTOCOL, model.hparams["shortcut"], model.hparams["version"])
+    options = (model.hparams["shortcut"], model.hparams["version"])
+    known = published(model.arch, type(data).__name__, model.protocol(data), *options)
     value = getattr(known, top) if known else None
     return "" if known is None or value is None else f"   (published: {value:.2f} %, {known.source})"
 

@@ -61,10 +61,12 @@ def _option_types(parser: Any, data_sets: Mapping[str, type]) -> dict[str, Any]:
         for option in action.option_strings:
             if option.startswith("--") and not option.endswith("help"):
                 types[option[2:]] = getattr(action, "_typehint", None)
-    for data_set in data_sets.values():
-        for name, hint in get_type_hints(data_set.__init__).items():  # type: ignore[misc]
-            if name not in ("return", "seed"):
-                types[f"data.{name}"] = hint
+    # A subclass passes what is not its own on to its base.
+    for owner in {base for data_set in data_sets.values() for base in data_set.__mro__ if "__init__" in vars(base)}:
+        if owner.__module__.startswith("reslightning."):
+            for name, hint in get_type_hints(owner.__init__).items():  # type: ignore[misc]
+                if name not in ("return", "seed", "options"):
+                    types[f"data.{name}"] = hint
     return types
 
 

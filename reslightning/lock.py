@@ -1,4 +1,4 @@
-"""One writer per run directory, on one host and across hosts."""
+"""One writer per run directory, on one host and across hosts; and one process at a time at small works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,25 @@ from reslightning.slurm import beat, job_id
 HEARTBEAT = 30.0  # seconds between signs of life
 DEAD_AFTER = 4 * HEARTBEAT  # silence after which a holder on another host counts as dead
 POLL = 2.0  # between looks for a sign of life
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Be the only process of this machine that holds the lock in a file, which is removed behind the last."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks: what is done under them is atomic
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # The last holder may have removed the file between our opening and locking it.
+        if os.fstat(file).st_nlink:
+            break
+        os.close(file)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(file)
 
 
 class Lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from reslightning.reference import published
 from reslightning.slurm import Allocation
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
+WAITED = 0.05  # share of the time that waiting for data may take
 SMALL_BATCH = 16  # samples under which batch normalisation's statistics get noisy
 
 
@@ -51,7 +53,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
         f"{data.steps_per_epoch} steps an epoch"
         + (f", {left_out} images left out (others each epoch)" if left_out else ""),
-        f"  optimizer  {model.optim.name}, rate {model.optim.lr}, {model.schedule.name} schedule, "
+        f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs" + (f", weights averaged ({model.ema_decay})" if model.ema_decay else ""),
         f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
         f"precision {trainer.precision}",
@@ -78,6 +80,33 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     return lines
 
 
+def _rate(model: ImageClassifier, data: DataModule) -> str:
+    optim = model.optim
+    scaled = f" = {optim.lr} x {data.batch_size} / {optim.lr_batch}" if optim.lr_batch else ""
+    return f"{optim.peak(data.batch_size):g}{scaled}"
+
+
+def verdict(waited: float | None, workers: int, cpus: int) -> str:
+    """Return what a training that reads files says of its loader, in a line.
+
+    Args:
+        waited: the share of training's time that was spent waiting for data; None where not measured.
+        workers: loader workers of each process.
+        cpus: CPUs that each process may use.
+    """
+    if waited is None:
+        return "data       too few steps to tell how long they waited"
+    text = f"{100 * waited:.0f} % of the time was spent waiting for data"
+    if waited <= WAITED:
+        return f"data       not loader-bound: {text}"
+    # What loads now at the pace of everything, or one by one in the training process, must come in step.
+    needed = math.ceil(workers / (1 - waited) if workers else waited / (1 - waited))
+    advice = f"{needed} workers would do (data.num_workers, now {workers})"
+    if needed > cpus:
+        advice += f", but this process has {cpus} CPUs: ask for more, or `reslightning pack --max-side 400`"
+    return f"data       loader-bound: {text}; {advice}"
+
+
 def result(summary: Mapping[str, Any]) -> list[str]:
     """Return lines that say what came out of a finished run, from its summary alone."""
     seconds = timedelta(seconds=round(summary["seconds"]))
@@ -90,7 +119,8 @@ def result(summary: Mapping[str, Any]) -> list[str]:
     for name, metrics, remark in rows:
         errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
         lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
-    known = published(summary["arch"], summary["dataset"], "center", summary.get("shortcut"), summary.get("version"))
+    options = (summary.get("shortcut"), summary.get("version"))
+    known = published(summary["arch"], summary["dataset"], summary.get("protocol", "center"), *options)
     if known:
         top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
         lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")

@@ -27,6 +27,10 @@ class Optim:
         betas: AdamW's two decay rates.
         weight_decay: L2 penalty of SGD, decoupled decay of AdamW.
         decay_norm_and_bias: weight decay on norms and biases too, as in the paper.
+        lr_batch: the batch size that lr is for: the peak is lr x data.batch_size / lr_batch, linear
+            scaling, which large batches need a warm-up with (arXiv:1706.02677); none given means that
+            lr is the peak.
+        body_lr: rate of all but the final layer, as a fraction of the final layer's, for fine-tuning.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -36,6 +40,8 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
+    lr_batch: int | None = None
+    body_lr: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer takes."""
@@ -45,6 +51,12 @@ class Optim:
         _require(all(0 <= b < 1 for b in self.betas), "model.optim.betas", self.betas, "two numbers in [0, 1)")
         if self.nesterov and self.momentum == 0:
             raise UserError("model.optim.nesterov needs momentum: set model.optim.momentum above 0")
+        _require(self.lr_batch is None or self.lr_batch > 0, "model.optim.lr_batch", self.lr_batch, "images, 1 or more")
+        _require(self.body_lr is None or 0 < self.body_lr <= 1, "model.optim.body_lr", self.body_lr, "(0, 1]")
+
+    def peak(self, batch_size: int) -> float:
+        """Return the peak learning rate for batches of so many images."""
+        return self.lr if self.lr_batch is None else self.lr * batch_size / self.lr_batch
 
 
 @dataclass(frozen=True)
@@ -149,23 +161,25 @@ def make_factor(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Factor
     return warm_up(factor, schedule.warmup * steps_per_epoch)
 
 
-def parameter_groups(model: nn.Module, optim: Optim) -> list[dict[str, Any]]:
-    """Return the groups an optimizer takes: with weight decay, and without where asked.
+def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str, Any]]:
+    """Return the groups an optimizer takes: by weight decay, and by rate where the body has its own.
 
-    Norms and biases are the parameters of fewer than two dimensions.
+    Norms and biases are the parameters of fewer than two dimensions; the head is the final layer, fc.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if optim.decay_norm_and_bias:
-        return [{"params": parameters, "weight_decay": optim.weight_decay}]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = optim.weight_decay if optim.decay_norm_and_bias or parameter.ndim > 1 else 0.0
+            rate = lr if optim.body_lr is None or name.startswith("fc.") else lr * optim.body_lr
+            groups.setdefault((rate, decay), []).append(parameter)
+    # Weight decay first, as the order of what an optimizer keeps goes by it.
+    ordered = sorted(groups, key=lambda group: (-group[0], -group[1]))
+    return [{"params": groups[rate, decay], "lr": rate, "weight_decay": decay} for rate, decay in ordered]
 
 
-def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """Return the optimizer over the model's parameters."""
-    groups = parameter_groups(model, optim)
+def make_optimizer(model: nn.Module, optim: Optim, lr: float | None = None) -> torch.optim.Optimizer:
+    """Return the optimizer over the model's parameters; ``lr`` is the peak, none given means optim.lr."""
+    groups = parameter_groups(model, optim, optim.lr if lr is None else lr)
     if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas)
+        return torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.nesterov)
+    return torch.optim.AdamW(groups, betas=optim.betas)

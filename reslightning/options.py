@@ -26,9 +26,8 @@ def known_options() -> set[str]:
     for group in ("Optim", "Schedule"):
         known |= {f"model.{group.lower()}.{name}" for name in _fields(PACKAGE / "optim.py", group)}
     known |= {f"wandb.{name}" for name in _fields(PACKAGE / "tracking.py", "Wandb")}
-    for path in (PACKAGE / "data").glob("*.py"):
-        modules = [name for name in _classes(path) if not name.startswith("_") and not name.endswith("Sampler")]
-        known |= {f"data.{parameter}" for name in modules for parameter in _parameters(path, name)}
+    for path, name in _data_modules():
+        known |= {f"data.{parameter}" for parameter in _parameters(path, name)}
     known |= {f"trainer.{name}" for name in _parameters(_trainer(), "Trainer")}
     return known - LINKED
 
@@ -66,6 +65,19 @@ def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{key}.")
         else:
             yield key
+
+
+def _data_modules() -> list[tuple[Path, str]]:
+    """Return file and name of every class that derives from DataModule, in whichever file."""
+    bases = {
+        (path, name): {ast.unparse(base) for base in node.bases}
+        for path in (PACKAGE / "data").glob("*.py")
+        for name, node in _classes(path).items()
+    }
+    found = {"DataModule"}
+    while new := {name for (_, name), names in bases.items() if names & found} - found:
+        found |= new
+    return [(path, name) for path, name in bases if name in found]
 
 
 def _trainer() -> Path:

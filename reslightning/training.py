@@ -17,7 +17,7 @@ from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
-from reslightning.messages import describe, result, run_cost
+from reslightning.messages import describe, result, run_cost, verdict
 from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.progress import finished_epochs, lost_process, started_by_lightning
 from reslightning.provenance import changed_code, versions
@@ -195,6 +195,9 @@ class Segment:
             self._end(status, exit_code)
         if self.leads:
             print("\n".join(result(self.run.summary)), flush=True)
+            if data.reads_files:
+                workers, cpus = trainer.train_dataloader.num_workers, data.cpus()  # type: ignore[union-attr]
+                print(f"  {verdict(self.throughput.data_wait, workers, cpus)}", flush=True)
 
     def _say_stopped(self, stopped: Stopped) -> None:
         step = self.run.summary.get("global_step", 0)
@@ -233,6 +236,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "shortcut": model.hparams["shortcut"],
         "version": model.hparams["version"],
         "dataset": type(data).__name__,
+        "protocol": model.protocol(data),
         "val_source": data.val_source,
         "n_samples": {split: data.n_samples(split) for split in ("train", "val", "test")},
         "parameters": parameters,

@@ -113,6 +113,7 @@ def rows(run: Path) -> list[dict[str, str]]:
         found = list(csv.DictReader(file))
     for row in found:
         row.pop("images_per_second", None)
+        row.pop("data_wait", None)
     return found
 
 

@@ -53,10 +53,29 @@ def test_norms_and_biases_without_decay():
     assert len(make_optimizer(model, Optim(name="adamw")).param_groups) == 1
 
 
+def test_rates_that_go_by_the_batch_and_by_the_layer():
+    optim = Optim(lr=0.1, lr_batch=256, body_lr=0.1)
+    assert [optim.peak(size) for size in (256, 1024)] == [0.1, 0.4]
+    model = build_model("resnet20")
+    groups = make_optimizer(model, optim, optim.peak(1024)).param_groups
+    assert [(group["lr"], len(group["params"])) for group in groups] == [(0.4, 2), (pytest.approx(0.04), 57)]
+    groups = make_optimizer(model, Optim(body_lr=0.5, decay_norm_and_bias=False)).param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (0.1, 1e-4),
+        (0.1, 0.0),
+        (0.05, 1e-4),
+        (0.05, 0.0),
+    ]
+    model.conv1.requires_grad_(False)
+    assert sum(len(group["params"]) for group in make_optimizer(model, Optim()).param_groups) == 58
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (lambda: Optim(lr=0), "model.optim.lr=0"),
+        (lambda: Optim(lr_batch=0), "model.optim.lr_batch=0"),
+        (lambda: Optim(body_lr=2.0), "model.optim.body_lr=2.0"),
         (lambda: Optim(momentum=1), "momentum=1"),
         (lambda: Optim(momentum=0, nesterov=True), "nesterov needs momentum"),
         (lambda: Schedule(milestones=[3, 2]), "ascending"),

@@ -123,6 +123,17 @@ class Recorder(Checkpoint):
         self.last = row
         self.save_last(trainer)
         pl_module.print(_line(row, trainer.max_epochs))
+        self._report_skipped(trainer, pl_module)
+
+    def _report_skipped(self, trainer: Trainer, module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not data.skips:
+            return
+        count = trainer.strategy.reduce(torch.tensor(len(data.skipped), device=module.device), reduce_op="sum")
+        if int(count):
+            names = ", ".join(sorted(set(data.skipped))[:3])
+            module.print(f"  {int(count)} corrupt images were replaced by the next ones{f': {names}' if names else ''}")
+        data.skipped.clear()
 
     def _summarize(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
@@ -132,6 +143,7 @@ class Recorder(Checkpoint):
                 epoch=self.last.get("epoch", 0),
                 global_step=trainer.global_step,
                 images_per_second=self.throughput.images_per_second,
+                data_wait=self.throughput.data_wait,
             )
 
 

@@ -1,4 +1,7 @@
-"""Images per second of training alone: without validation and without a segment's first steps."""
+"""Images per second of training alone, and the share of its time that it waits for data.
+
+Both without validation and without a segment's first steps.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ WARM_UP = 10  # steps of a segment in which caches fill and kernels compile
 
 
 class Throughput(Callback):
-    """Reports ``images_per_second`` over all devices for each epoch, and for the run so far.
+    """Reports ``images_per_second`` over all devices and ``data_wait`` for each epoch, and for the run so far.
+
+    Waiting is what lies between a step's end and the next one's beginning: a batch's way from the loader
+    to the device.
 
     Lightning's ThroughputMonitor waits for the device at every step; this one once per epoch.
     """
@@ -21,7 +27,10 @@ class Throughput(Callback):
         self.images = 0
         self.seconds = 0.0
         self.continues = True  # False for a checkpoint of another run
+        self.waited = 0.0
         self._epoch: tuple[int, float] = (0, 0.0)
+        self._epoch_waited = 0.0
+        self._ended: float | None = None
         self._since: float | None = None
         self._counted = 0
         self._steps = 0
@@ -31,17 +40,25 @@ class Throughput(Callback):
         """The run's average; None before anything was measured."""
         return self.images / self.seconds if self.seconds else None
 
+    @property
+    def data_wait(self) -> float | None:
+        """The share of the run's time that was spent waiting for data; None before anything was measured."""
+        return self.waited / self.seconds if self.seconds else None
+
     def state_dict(self) -> dict[str, Any]:
         """Keep the run's totals over a resume."""
-        return {"images": self.images, "seconds": self.seconds}
+        return {"images": self.images, "seconds": self.seconds, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the totals."""
         if self.continues:
             self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+            self.waited = state_dict.get("waited", 0.0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock behind the warm-up and behind each pause."""
+        if self._since is not None and self._ended is not None:
+            self._epoch_waited += time.perf_counter() - self._ended
         if self._since is None and self._steps >= WARM_UP:
             self._since, self._counted = _now(pl_module), 0
 
@@ -51,6 +68,7 @@ class Throughput(Callback):
         """Count the batch."""
         self._steps += 1
         self._counted += len(batch[1]) * trainer.world_size
+        self._ended = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -61,15 +79,17 @@ class Throughput(Callback):
         self._pause(pl_module)
         images, seconds = self._epoch
         if seconds:
-            pl_module.metrics["images_per_second"] = images / seconds  # type: ignore[index,operator]
+            speed = {"images_per_second": images / seconds, "data_wait": self._epoch_waited / seconds}
+            pl_module.metrics.update(speed)  # type: ignore[operator,union-attr]
         self.images, self.seconds = self.images + images, self.seconds + seconds
-        self._epoch = (0, 0.0)
+        self.waited += self._epoch_waited
+        self._epoch, self._epoch_waited = (0, 0.0), 0.0
 
     def _pause(self, module: LightningModule) -> None:
         if self._since is not None:
             images, seconds = self._epoch
             self._epoch = (images + self._counted, seconds + _now(module) - self._since)
-            self._since = None
+            self._since = self._ended = None
 
 
 def _now(module: LightningModule) -> float:

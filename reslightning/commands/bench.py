@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from reslightning.callbacks.throughput import WARM_UP, Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.cli import quiet
 from reslightning.commands import CommandParser
-from reslightning.data import CIFAR10
+from reslightning.data import CIFAR10, ImageFolder, ImageNet
 from reslightning.data.sampler import TrainSampler
+from reslightning.measure import bench_files, in_turn, print_rates, rate, ratio
 from reslightning.models.resnet import build_model
 from reslightning.optim import Optim, make_optimizer
 
@@ -30,15 +30,22 @@ def main(argv: list[str]) -> int:
     """Measure what was asked for."""
     parser = CommandParser(
         prog="reslightning bench",
-        description="Images per second on CIFAR-10 beside the plain way, measured in turn in one run.",
+        description="Images per second beside the plain way, measured in turn in one run.",
     )
     parser.add_argument(
         "what",
         choices=["data", "train"],
-        help="data: the loader on one core against torchvision's CIFAR10 with PIL transforms; "
-        "train: training against a hand-written loop over that loader",
+        help="data: the loader on one core against torchvision's data set with PIL transforms; "
+        "train: training on CIFAR-10 against a hand-written loop over that loader",
     )
-    parser.add_argument("--root", help="folder with CIFAR-10 (default: $RESLIGHTNING_DATA, else ./data)")
+    kinds = ["CIFAR10", "ImageNet", "ImageFolder"]
+    parser.add_argument("--data", choices=kinds, default=kinds[0], help="data: of which")
+    parser.add_argument("--root", help="where the data is (default: $RESLIGHTNING_DATA, else ./data)")
+    parser.add_argument("--reference", help="data: what torchvision reads, the original files of a packed source")
+    parser.add_argument("--size", type=int, default=224, help="data: training crops of files, in pixels")
+    parser.add_argument(
+        "--gpu_rate", type=float, default=2500, help="data: images/s that a GPU takes (ResNet-50, A100)"
+    )
     parser.add_argument("--batch_size", type=int, default=128, help="images a step")
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, in turn")
     parser.add_argument("--seconds", type=float, default=4.0, help="data: length of one measurement")
@@ -48,6 +55,16 @@ def main(argv: list[str]) -> int:
     if min(args.rounds, args.steps, args.batch_size) < 1 or args.seconds <= 0:
         parser.error("--rounds, --steps, --batch_size and --seconds must be above zero")
     quiet()
+    if args.data != "CIFAR10":
+        if args.what == "train":
+            parser.error("bench train measures CIFAR-10")
+        kind = {"ImageNet": ImageNet, "ImageFolder": ImageFolder}[args.data]
+        ours, plain = (
+            kind(root=root, train_size=args.size, batch_size=1, num_workers=0, val_split=1)
+            for root in (args.root, args.reference or args.root)
+        )
+        bench_files(ours, plain, args.rounds, args.seconds, args.gpu_rate)
+        return 0
     data = CIFAR10(root=args.root, batch_size=args.batch_size)
     data.setup()
     if args.what == "data":
@@ -64,11 +81,11 @@ def _bench_data(data: CIFAR10, rounds: int, seconds: float) -> None:
     torch.set_num_threads(1)
     plain_loader = _plain_loader(data)
     print(f"CIFAR-10 to normalised float batches of {data.batch_size}, one core, {rounds} rounds in turn")
-    ours, plain = _in_turn(
-        rounds, lambda: _rate(_our_batches(data), seconds), lambda: _rate(_forever(plain_loader), seconds)
+    ours, plain = in_turn(
+        rounds, lambda: rate(_our_batches(data), seconds), lambda: rate(_forever(plain_loader), seconds)
     )
-    _print_rates({"reslightning": ours, "torchvision CIFAR10, PIL transforms, DataLoader": plain})
-    print(f"ratio {_ratio(ours, plain):.1f}")
+    print_rates({"reslightning": ours, "torchvision CIFAR10, PIL transforms, DataLoader": plain})
+    print(f"ratio {ratio(ours, plain):.1f}")
 
 
 def _our_batches(data: CIFAR10) -> Batches:
@@ -76,7 +93,7 @@ def _our_batches(data: CIFAR10) -> Batches:
     epoch = 0
     while True:
         sampler.set_epoch(epoch)
-        for indices in data.index_loader("train", sampler, data.batch_size):
+        for indices in data.loader("train", sampler, data.batch_size):
             yield data.training_batch(indices, epoch)
         epoch += 1
 
@@ -106,15 +123,6 @@ def _forever(loader: Iterable[Any]) -> Batches:
         yield from loader
 
 
-def _rate(batches: Batches, seconds: float) -> float:
-    for _ in range(3):
-        next(batches)
-    images, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        images += len(next(batches)[1])
-    return images / elapsed
-
-
 # -- training --------------------------------------------------------------------------------------
 
 
@@ -122,21 +130,21 @@ def _bench_train(data: CIFAR10, arch: str, rounds: int, steps: int) -> None:
     plain_loader = _plain_loader(data)
     threads = torch.get_num_threads()
     print(f"{arch}, batches of {data.batch_size}, {threads} threads, {rounds} rounds of {steps} steps in turn")
-    trainer, loop, plain = _in_turn(
+    trainer, loop, plain = in_turn(
         rounds,
         lambda: _trainer_rate(data, arch, steps),
         lambda: _loop_rate(arch, _our_batches(data), steps, fast=True),
         lambda: _loop_rate(arch, _forever(plain_loader), steps, fast=False),
     )
-    _print_rates(
+    print_rates(
         {
             "reslightning fit: Trainer, bf16, channels last": trainer,
             "loop by hand, same data, bf16, channels last": loop,
             "hand-written loop, fp32, torchvision and PIL": plain,
         }
     )
-    print(f"ratio to the plain loop {_ratio(trainer, plain):.2f}")
-    print(f"the Trainer costs {100 * (_ratio(loop, trainer) - 1):.1f} % over the same loop by hand")
+    print(f"ratio to the plain loop {ratio(trainer, plain):.2f}")
+    print(f"the Trainer costs {100 * (ratio(loop, trainer) - 1):.1f} % over the same loop by hand")
 
 
 def _trainer_rate(data: CIFAR10, arch: str, steps: int) -> float:
@@ -185,25 +193,3 @@ def _loop_rate(arch: str, batches: Batches, steps: int, *, fast: bool) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-# -- both ------------------------------------------------------------------------------------------
-
-
-def _in_turn(rounds: int, *ways: Callable[[], float]) -> list[list[float]]:
-    """Return each way's rates, measured A B C A B C, so that a drifting machine drifts for all."""
-    rates: list[list[float]] = [[] for _ in ways]
-    for _ in range(rounds):
-        for way, measured in zip(ways, rates, strict=True):
-            measured.append(way())
-    return rates
-
-
-def _ratio(first: list[float], second: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
-
-
-def _print_rates(rates: dict[str, list[float]]) -> None:
-    for name, measured in rates.items():
-        spread = f"{min(measured):,.0f} to {max(measured):,.0f}"
-        print(f"  {statistics.median(measured):>10,.0f} images/s  {name} ({spread})")

@@ -1,73 +1,81 @@
-"""What all data sets share: options, splits, loaders of indices, and batches made on the device."""
+"""What all data sets share: options, splits, loaders, and batches that are finished on the device."""
 
 from __future__ import annotations
 
 import os
 import signal
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from reslightning import augment
+from reslightning import augment, policy
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.staging import stage
 from reslightning.errors import UserError
 from reslightning.progress import training_position
 
 Split = Literal["train", "val", "test"]
+PARTS: tuple[Split, ...] = ("train", "val", "test")
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+# Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
+CROP, FLIP, CUTOUT, ERASING, POLICY, PART = 0, 2, 3, 5, 32, 64
 
 
 class DataModule(LightningDataModule):
-    """Images of one size, held in memory as bytes, on the GPU where there is one.
-
-    The loader moves indices; crop, flip and normalisation are one batched operation on the
-    batch's device. Order and augmentation are functions of (seed, epoch, sample).
+    """Images with labels; order and augmentation are functions of (seed, epoch, sample).
 
     Args:
-        root: folder with the data; none given means $RESLIGHTNING_DATA, else ./data.
+        root: where the data is; none given means $RESLIGHTNING_DATA, else ./data.
         batch_size: samples per optimizer step, over all devices and accumulated micro-batches.
-        num_workers: loader processes; indices are light, so 0 is fastest.
+        num_workers: loader processes for each device; none given means as many as suit the data.
         stage_to: folder on the node's own storage ($TMPDIR, say) to read a copy of the data from; the
             copy is made once a node and removed at the end.
         val_split: training images held out for validation, chosen by the seed; none given means
-            that validation is the test set.
+            the data set's own validation part, which for most is the test set.
         mean: per channel, as fractions of 255; none given means the data set's own.
         std: per channel, as fractions of 255; none given means the data set's own.
-        crop_padding: pixels padded on each side before the random crop; 0 crops nothing.
-        padding_mode: what the padding holds, zeros or the reflected image.
         flip: mirror half of the training images; none given means the data set's own habit.
-        cutout: side in pixels of a square blanked out of training images (arXiv:1708.04552).
-        download: fetch the data where it is missing, checksummed, on one process.
+        policy: trivial (TrivialAugment, wide: arXiv:2103.10158) or rand (RandAugment, two operations of
+            magnitude 9: arXiv:1909.13719) on training images.
+        erasing: probability that a random part of a training image is blanked out (arXiv:1708.04896).
+        mixup: alpha of mixup, whole images blended in pairs (arXiv:1710.09412); with cutmix too, each
+            batch gets one of them.
+        cutmix: alpha of CutMix, parts of images exchanged in pairs (arXiv:1905.04899).
         seed: chooses order, augmentation and held-out images; the command line's seed_everything.
     """
 
-    num_classes: ClassVar[int]
-    class_names: ClassVar[tuple[str, ...]]
-    image_size: ClassVar[int] = 32
+    num_classes: int
+    class_names: Sequence[str]
+    image_size: int = 32
     own_mean: ClassVar[tuple[float, ...]]
     own_std: ClassVar[tuple[float, ...]]
     own_flip: ClassVar[bool] = True
+    download: bool = False
+    reads_files: ClassVar[bool] = False  # while training, so that loader workers help
+    skips: bool = False  # corrupt images
 
     def __init__(
         self,
         root: str | None = None,
         batch_size: int = 128,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         stage_to: str | None = None,
         val_split: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        crop_padding: int = 4,
-        padding_mode: augment.PaddingMode = "zeros",
         flip: bool | None = None,
-        cutout: int = 0,
-        download: bool = False,
+        policy: policy.Name | None = None,
+        erasing: float | None = None,
+        mixup: float | None = None,
+        cutmix: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -78,14 +86,14 @@ class DataModule(LightningDataModule):
         self.val_split = val_split or 0
         self.mean = torch.tensor(self.own_mean if mean is None else mean)
         self.std = torch.tensor(self.own_std if std is None else std)
-        self.crop_padding = crop_padding
-        self.padding_mode = padding_mode
         self.flip = self.own_flip if flip is None else flip
-        self.cutout = cutout
-        self.download = download
+        self.policy = policy
+        self.erasing = erasing or 0.0
+        self.mixup = mixup or 0.0
+        self.cutmix = cutmix or 0.0
         self.seed = seed
-        self._images: dict[str, Tensor] = {}
-        self._labels: dict[str, Tensor] = {}
+
+    # -- what a data set is ------------------------------------------------------------------------
 
     @property
     def val_source(self) -> Literal["held-out", "test"]:
@@ -93,93 +101,74 @@ class DataModule(LightningDataModule):
         return "held-out" if self.val_split else "test"
 
     @abstractmethod
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return one official part: images [N, 3, H, W], uint8, and labels [N], int64.
+    def setup(self, stage: str | None = None) -> None:
+        """Read or open the data once; later calls do nothing."""
 
-        Raises:
-            UserError: files are missing, truncated or wrongly sized.
+    @abstractmethod
+    def labels(self, split: Split) -> Tensor:
+        """Return a split's labels [N], int64."""
+
+    @abstractmethod
+    def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[Any]:
+        """Return a loader of what ``pixels`` takes, in a sampler's order."""
+
+    @abstractmethod
+    def pixels(self, content: Any, split: Split, epoch: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images [B, 3, H, W], uint8, labels [B] and indices [B] of what a loader gave.
+
+        In training ``epoch`` chooses each image's crop; in evaluation it is None.
         """
+
+    @abstractmethod
+    def indices(self, content: Any) -> Tensor:
+        """Return the indices [B] of what a loader gave."""
+
+    @property
+    def protocol(self) -> str:
+        """How an image is evaluated, in a word: its centre, which for small images is all of it."""
+        return "center"
 
     def source(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
         return None
 
-    def stage(self) -> None:
-        """Read from a copy on the node's own storage from now on, where asked for and possible."""
-        if self.stage_to is None or not (source := self.source()):
-            return
-        to = Path(os.path.expandvars(self.stage_to)).expanduser()
-        if "$" in str(to):
-            raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
-        self.root = stage(source, to).parent
-        self.stage_to = None
+    def cpus(self) -> int:
+        """Return the CPUs that this process may use for loading."""
+        return 1
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data once and divide it; later calls do nothing."""
-        if self._images:
-            return
-        self.check_options()
-        self.stage()
-        images, labels = self.load(train=True)
-        test = self.load(train=False)
-        if self.val_split >= len(images):
-            raise UserError(
-                f"data.val_split={self.val_split} leaves no training images: {type(self).__name__} has {len(images)}"
-            )
-        if self.batch_size > len(images) - self.val_split:
-            raise UserError(
-                f"data.batch_size={self.batch_size} exceeds the {len(images) - self.val_split} training images; "
-                f"use at most {len(images) - self.val_split}"
-            )
-        generator = torch.Generator().manual_seed(augment.permutation_seed(self.seed, -1))
-        order = torch.randperm(len(images), generator=generator)
-        if self.val_split:
-            held_out, kept = order[: self.val_split].sort()[0], order[self.val_split :].sort()[0]
-            self._images["val"], self._labels["val"] = images[held_out], labels[held_out]
-            images, labels = images[kept], labels[kept]
-        # Padded once here: a crop then costs the same whatever the padding holds.
-        self._images["train"] = augment.pad(images, self.crop_padding, self.padding_mode)
-        self._labels["train"] = labels
-        self._images["test"], self._labels["test"] = test
-        if not self.val_split:
-            self._images["val"], self._labels["val"] = test
+    def use_copy(self, copy: Path) -> None:
+        """Read from a copy of the source from now on."""
+        self.root = copy.parent
+
+    def n_samples(self, split: Split) -> int:
+        """Return the number of images of a split."""
+        self.setup()
+        return len(self.labels(split))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in a whole epoch: its full global batches."""
+        return self.n_samples("train") // self.batch_size
+
+    # -- checks ------------------------------------------------------------------------------------
 
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
-        for option, given, least in (
-            ("batch_size", self.batch_size, 1),
-            ("num_workers", self.num_workers, 0),
-            ("val_split", self.val_split, 0),
-            ("cutout", self.cutout, 0),
-            ("crop_padding", self.crop_padding, 0),
-        ):
-            if given < least:
-                raise UserError(f"data.{option}={given} is out of range; allowed: {least} or more")
-        if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
-            raise UserError(
-                f"data.crop_padding={self.crop_padding} cannot be reflected; allowed: less than "
-                f"the image's {self.image_size} pixels"
-            )
+        self.at_least(("batch_size", 1), ("num_workers", 0), ("val_split", 0), ("mixup", 0), ("cutmix", 0))
+        if not 0 <= self.erasing <= 1:
+            raise UserError(f"data.erasing={self.erasing} is out of range; allowed: a probability, [0, 1]")
         for option, values in (("mean", self.mean), ("std", self.std)):
             if values.shape != (3,):
                 raise UserError(f"data.{option} has {len(values)} values; allowed: 3, one per channel")
         if not (self.std > 0).all():
             raise UserError(f"data.std={self.std.tolist()} is out of range; allowed: positive numbers")
 
-    def n_samples(self, split: Split) -> int:
-        """Return the number of images of a split."""
-        self.setup()
-        return len(self._labels[split])
-
-    def labels(self, split: Split) -> Tensor:
-        """Return a split's labels [N], int64."""
-        self.setup()
-        return self._labels[split]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in a whole epoch: its full global batches."""
-        return self.n_samples("train") // self.batch_size
+    def at_least(self, *options: tuple[str, int]) -> None:
+        """Raise UserError where an option is less than it may be."""
+        for option, least in options:
+            given = getattr(self, option)
+            if given is not None and given < least:
+                raise UserError(f"data.{option}={given} is out of range; allowed: {least} or more")
 
     def micro_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass.
@@ -206,8 +195,39 @@ class DataModule(LightningDataModule):
                 f"use --trainer.devices {samples} or fewer"
             )
 
-    def train_dataloader(self) -> DataLoader[int]:
-        """Return a loader of index batches [B], int64, for this process."""
+    def hold_out(self, images: int) -> tuple[Tensor, Tensor]:
+        """Divide the official training images into held-out and kept ones, positions in ascending order.
+
+        Raises:
+            UserError: nothing, or less than a batch, would be left to train on.
+        """
+        if self.val_split >= images > 0:
+            raise UserError(
+                f"data.val_split={self.val_split} leaves no training images: {type(self).__name__} has {images}"
+            )
+        if self.batch_size > images - self.val_split:
+            raise UserError(
+                f"data.batch_size={self.batch_size} exceeds the {images - self.val_split} training images; "
+                f"use at most {images - self.val_split}"
+            )
+        generator = torch.Generator().manual_seed(augment.permutation_seed(self.seed, -1))
+        order = torch.randperm(images, generator=generator)
+        return order[: self.val_split].sort()[0], order[self.val_split :].sort()[0]
+
+    def stage(self) -> None:
+        """Read from a copy on the node's own storage from now on, where asked for and possible."""
+        if self.stage_to is None or not (source := self.source()):
+            return
+        to = Path(os.path.expandvars(self.stage_to)).expanduser()
+        if "$" in str(to):
+            raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
+        self.use_copy(stage(source, to))
+        self.stage_to = None
+
+    # -- loaders -----------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return this process's loader of training samples, from where training stands."""
         trainer = self._require_trainer()
         sampler = TrainSampler(
             self.n_samples("train"),
@@ -219,74 +239,85 @@ class DataModule(LightningDataModule):
         micro = self.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
         epoch, batches = training_position(trainer)
         sampler.resume_at(epoch, batches * micro * trainer.world_size)
-        return self.index_loader("train", sampler, micro)
+        return self.loader("train", sampler, micro)
 
-    def val_dataloader(self) -> DataLoader[int]:
-        """Return a loader of index batches over the validation images."""
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return this process's loader of validation samples."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[int]:
-        """Return a loader of index batches over the test images."""
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return this process's loader of test samples."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[int]:
-        """Return a loader of index batches over the test images."""
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return this process's loader of test samples."""
         return self._evaluation_loader("test")
 
-    def _evaluation_loader(self, split: Split) -> DataLoader[int]:
+    def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         trainer = self._require_trainer()
         samples, world_size = self.n_samples(split), trainer.world_size
         self.check_evaluation(split, world_size)
         # Without gradients more fits; at least 64, so that a batch size of 1 still evaluates fast.
         micro = max(2 * self.batch_size // (world_size * trainer.accumulate_grad_batches), 64)
-        return self.index_loader(split, EvalSampler(samples, rank=trainer.global_rank, world_size=world_size), micro)
-
-    def index_loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[int]:
-        """Return a loader of index batches [B], int64, in a sampler's order."""
-        return DataLoader(
-            range(self.n_samples(split)),  # type: ignore[arg-type]
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=torch.tensor,
-            worker_init_fn=ignore_signals,
-        )
+        return self.loader(split, EvalSampler(samples, rank=trainer.global_rank, world_size=world_size), micro)
 
     def _require_trainer(self) -> Any:
         if self.trainer is None:
             raise RuntimeError("a data module's loaders exist only inside a Trainer: pass it as datamodule")
         return self.trainer
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn indices [B] into images [B, 3, H, W], float32, labels [B] and the indices."""
+    # -- batches -----------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, Indices]:
+        """Keep the indices on the host: what is decided for each sample must not wait for the device."""
+        return batch, self.indices(batch).numpy()
+
+    def on_after_batch_transfer(self, batch: tuple[Any, Indices], dataloader_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalised images [B, 3, H, W], float32, labels [B] or targets [B, classes], and indices [B]."""
         trainer = self._require_trainer()
+        content, host = batch
         if trainer.training:
-            images, labels = self.training_batch(batch, trainer.current_epoch)
+            images, labels = self.training_batch(content, trainer.current_epoch, host)
         else:
             split: Split = "val" if trainer.validating or trainer.sanity_checking else "test"
-            images, labels = self.evaluation_batch(batch, split)
-        return images, labels, batch
+            images, labels = self.evaluation_batch(content, split)
+        return images, labels, self.indices(content)
 
-    def training_batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return augmented, normalised images [B, 3, H, W] and labels [B] of training samples."""
-        images, labels = self._take("train", indices)
-        draw = augment.draws(self.seed, epoch, indices, 5)
-        images = augment.random_crop(images, draw[:, 0:2], self.crop_padding)
+    def training_batch(self, content: Any, epoch: int, host: Indices | None = None) -> tuple[Tensor, Tensor]:
+        """Return augmented, normalised images [B, 3, H, W] with labels [B], or targets [B, classes] where mixed.
+
+        Args:
+            content: what the loader gave, on the batch's device.
+            epoch: the epoch, from 0.
+            host: the samples' indices where Python can read them; none given means that it waits for them.
+        """
+        images, labels, indices = self.pixels(content, "train", epoch)
+        on_host = indices.cpu() if host is None else torch.from_numpy(host)
         if self.flip:
-            images = augment.random_flip(images, draw[:, 2])
-        return augment.cutout(self._normalize(images), draw[:, 3:5], self.cutout), labels
+            images = augment.flip_(images, self._draws(epoch, on_host, FLIP, 1)[:, 0])
+        if self.policy:
+            images = policy.apply(self.policy, images, self._draws(epoch, on_host, POLICY, policy.DRAWS))
+        images = self._finish(self._normalize(images), epoch, indices)
+        if self.erasing:
+            draw = self._draws(epoch, indices, ERASING, augment.ERASING_DRAWS)
+            images = augment.random_erasing(images, draw, self.erasing)
+        if self.mixup or self.cutmix:
+            targets = torch.nn.functional.one_hot(labels, self.num_classes).to(images.dtype)
+            chance = np.random.default_rng([self.seed, epoch, int(on_host[0])])
+            return augment.mix(images, targets, chance, mixup=self.mixup, cutmix=self.cutmix)
+        return images, labels
 
-    def evaluation_batch(self, indices: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+    def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor, Tensor]:
         """Return normalised images [B, 3, H, W] and labels [B] of a split's samples."""
-        images, labels = self._take(split, indices)
+        images, labels, _ = self.pixels(content, split, None)
         return self._normalize(images), labels
 
-    def _take(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        self.setup()
-        if self._labels[split].device != indices.device:
-            for part in (self._images, self._labels):
-                part[split] = part[split].to(indices.device)
-        return self._images[split].index_select(0, indices), self._labels[split].index_select(0, indices)
+    def _finish(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
+        """Return normalised training images with what a data set does to them alone."""
+        return images
+
+    def _draws(self, epoch: int, indices: Tensor, first: int, count: int) -> Tensor:
+        return augment.draws(self.seed, epoch, indices, count, first=first)
 
     def _normalize(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:

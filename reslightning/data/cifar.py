@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reslightning.data.base import DataModule
 from reslightning.data.download import download
+from reslightning.data.memory import InMemory
 from reslightning.errors import UserError
 
 PIXELS = 3 * 32 * 32
@@ -44,7 +44,7 @@ _CIFAR100_NAMES = """
 """
 
 
-class _CIFAR(DataModule):
+class _CIFAR(InMemory):
     binary: ClassVar[Layout]
     python: ClassVar[Layout]
     label_bytes: ClassVar[int]  # the class is the last of them
@@ -139,7 +139,7 @@ class _CIFAR(DataModule):
 
 
 class CIFAR10(_CIFAR):
-    """60,000 images of 32 x 32 pixels in ten classes; options as DataModule."""
+    """60,000 images of 32 x 32 pixels in ten classes; options as InMemory."""
 
     num_classes = 10
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -164,7 +164,7 @@ class CIFAR10(_CIFAR):
 
 
 class CIFAR100(_CIFAR):
-    """60,000 images of 32 x 32 pixels in a hundred classes; options as DataModule."""
+    """60,000 images of 32 x 32 pixels in a hundred classes; options as InMemory."""
 
     num_classes = 100
     class_names = tuple(_CIFAR100_NAMES.split())

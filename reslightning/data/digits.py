@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reslightning.data.base import DataModule
+from reslightning.data.memory import InMemory
 
 
-class Digits(DataModule):
-    """Handwritten digits brought to 32 x 32 pixels, the same 359 always for testing; options as DataModule."""
+class Digits(InMemory):
+    """Handwritten digits brought to 32 x 32 pixels, the same 359 always for testing; options as InMemory."""
 
     num_classes = 10
     class_names = tuple("0123456789")

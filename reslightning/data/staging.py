@@ -13,8 +13,9 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from reslightning.lock import exclusive
 
 SPARE = 1.05  # the share of the copy's size that must be free
 
@@ -55,7 +56,7 @@ def release() -> None:
     """Let go of this process's copies, and remove those that nobody else uses."""
     while _held:
         entry, lock = _held.pop()
-        with contextlib.suppress(OSError), _locked(_gate(entry.parent)):
+        with contextlib.suppress(OSError), exclusive(_gate(entry.parent)):
             os.close(lock)
             _remove_unused(entry)
         with contextlib.suppress(OSError):
@@ -108,6 +109,7 @@ def _copy(base: Path, entry: Path, source: Path, files: dict[str, tuple[int, int
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.parent / name, target)
+            shutil.copystat(source.parent / name, target)  # an index is checked against the time
             if target.stat().st_size != size:
                 raise OSError(f"the copy of {name} has {target.stat().st_size:,} of {size:,} bytes")
         partial.rename(entry)
@@ -139,24 +141,9 @@ def _exists(lock: int) -> bool:
     return os.fstat(lock).st_nlink > 0
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Be the only process that removes copies."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if _exists(file):
-            break
-        os.close(file)
-    try:
-        yield
-    finally:
-        os.close(file)
-
-
 def _sweep(base: Path) -> None:
     """Remove what processes that were killed have left."""
-    with _locked(_gate(base)):
+    with exclusive(_gate(base)):
         for lock in base.glob("*.lock"):
             _remove_unused(lock.with_suffix(""))
 
@@ -179,7 +166,7 @@ def _remove_unused(entry: Path) -> None:
 
 
 def _remove_base(base: Path) -> None:
-    with _locked(_gate(base)):
+    with exclusive(_gate(base)):
         if [path.name for path in base.iterdir()] == [_gate(base).name]:
             _gate(base).unlink()
             base.rmdir()

@@ -15,16 +15,18 @@ from reslightning.errors import UserError, near_misses
 from reslightning.runs import evaluation_checkpoint
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
+HEAD = ("fc.weight", "fc.bias")
 SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 
 
-def load_weights(model: nn.Module, source: str, arch: str) -> None:
+def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = False) -> None:
     """Load weights into ``model``, all of them or none.
 
     Args:
         model: the network to fill.
         source: ``torchvision:NAME``, a run directory, a checkpoint or a state dict file.
         arch: the network's name, which ``torchvision:NAME`` is looked up for.
+        new_head: leave the final layer as it is.
 
     Raises:
         UserError: the source cannot be read, or does not fit; every missing, unexpected and
@@ -36,6 +38,8 @@ def load_weights(model: nn.Module, source: str, arch: str) -> None:
     for name, value in expected.items():
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros_like(value))
+    if new_head:
+        state = {name: expected[name] if name in HEAD else value for name, value in state.items()}
     check_fit(expected, state, source, arch)
     model.load_state_dict(state)
 
@@ -55,8 +59,13 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
         raise UserError(
             f"the weights in {source} do not fit {arch} ({len(problems)} names differ):\n"
             + "\n".join(problems)
-            + "\nChoose the architecture, shortcut, version and number of classes they were trained with."
+            + "\nChoose the architecture, shortcut, version and number of classes they were trained with"
+            + (", or --model.new_head true to train a new final layer." if _head_alone(problems) else ".")
         )
+
+
+def _head_alone(problems: list[str]) -> bool:
+    return all(problem.split()[1].rstrip(":") in HEAD for problem in problems)
 
 
 def clean_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:

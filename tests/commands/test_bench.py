@@ -2,6 +2,10 @@
 
 import re
 
+import pytest
+
+from tests.images import tree
+
 
 def test_bench_data(cli, cifar_root):
     result = cli(f"bench data --root {cifar_root} --rounds 1 --seconds 0.5")
@@ -9,6 +13,22 @@ def test_bench_data(cli, cifar_root):
     ours, plain = (float(n.replace(",", "")) for n in re.findall(r"([\d,]+) images/s", result.out))
     ratio = float(re.search(r"ratio ([\d.]+)", result.out)[1])
     assert abs(ratio - ours / plain) < 0.1 + ratio * 0.01
+
+
+def test_bench_data_of_files(cli, tmp_path):
+    root = tree(tmp_path / "tree", train=20)
+    assert cli(f"pack {root} {tmp_path}/packed --max-side 40").status == 0
+    line = f"bench data --data ImageFolder --root {tmp_path}/packed --reference {root} --size 32 --rounds 1"
+    result = cli(f"{line} --seconds 0.3 --gpu_rate 1000")
+    assert result.status == 0, result.err
+    ours, plain, gpu = (float(n.replace(",", "")) for n in re.findall(r"([\d,]+) images/s", result.out) if n)
+    ratio = float(re.search(r"ratio ([\d.]+)", result.out)[1])
+    assert abs(ratio - ours / plain) < 0.02 + ratio * 0.01
+    assert gpu == 1000
+    assert float(re.search(r"needs ([\d.]+) such cores", result.out)[1]) == pytest.approx(1000 / ours, abs=0.1)
+    spent = [float(ms) for ms in re.findall(r"^  (?:read|decode|crop|collate|transfer) +([\d.]+)", result.out, re.M)]
+    assert len(spent) == 5
+    assert sum(spent) == pytest.approx(1000 / ours, rel=0.7)
 
 
 def test_bench_train(cli, cifar_root):

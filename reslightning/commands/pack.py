@@ -1,0 +1,281 @@
+"""pack: a tree of image files, or the official ImageNet tars, into a few indexed tars, resized if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from reslightning.commands import CommandParser
+from reslightning.data import decode
+from reslightning.data.indexing import SPLITS, stamp
+from reslightning.data.sources import INDEX, Source
+from reslightning.errors import UserError
+from reslightning.runs import write_atomically
+
+SHARD = 2e9  # bytes of the source that make a tar
+MOST = 64  # tars of a split
+RECORD = "pack.json"  # what the tars were made of, and their checksums
+SUMS = "SHA256SUMS"  # the checksums, for sha256sum --check
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How images are made smaller; those that are small enough stay as they are, byte for byte."""
+
+    max_side: int | None
+    short_side: int | None
+    quality: int
+
+    def __call__(self, content: bytes) -> bytes:
+        """Return an image file no larger than asked for."""
+        if self.max_side is None and self.short_side is None:
+            return content
+        height, width = decode.jpeg_size(content) or _size(content)
+        if self.max_side is not None:
+            factor = self.max_side / max(height, width)
+        else:
+            factor = (self.short_side or 0) / min(height, width)
+        if factor >= 1:
+            return content
+        image = Image.fromarray(decode.decode(content))
+        small = image.resize((round(width * factor), round(height * factor)), Image.Resampling.LANCZOS)
+        return simplejpeg.encode_jpeg(np.asarray(small), quality=self.quality, colorsubsampling="420")
+
+
+def _size(content: bytes) -> tuple[int, int]:
+    pixels = decode.decode(content)
+    return pixels.shape[0], pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar: positions ``start`` to ``stop`` of a split."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+
+
+def main(argv: list[str]) -> int:
+    """Pack what is not packed yet."""
+    args = _parser().parse_args(argv[1:])
+    if not args.source.exists():
+        raise UserError(f"no such folder or tar: {args.source.absolute()}")
+    resize = Resize(args.max_side, args.short_side, args.quality)
+    source = Source(args.source, args.index_dir)
+    shards = _shards(source)
+    made_of = {"format": 1, "source": json.loads(stamp(source.layout)), **asdict(resize)}
+    done = _begin(args.dest, made_of)
+    missing = [shard for shard in shards if not _whole(args.dest, done.get(shard.name))]
+    if not missing:
+        print(f"{args.dest}: packed already")
+        return 0
+    _check_room(args.dest, source, missing, resize)
+    try:
+        for record in _pack(source, args.dest, missing, resize, args.workers):
+            done[record["name"]] = record
+            write_atomically(args.dest / RECORD, json.dumps({**made_of, "tars": done}, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {args.dest}: {error.strerror}\nThe same command goes on.") from error
+    finally:
+        for partial in args.dest.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+    write_atomically(args.dest / SUMS, "".join(f"{done[s.name]['sha256']}  {s.name}\n" for s in shards))
+    (args.dest / INDEX).unlink(missing_ok=True)
+    packed = Source(args.dest)
+    size = sum(done[shard.name]["bytes"] for shard in shards)
+    count = sum(len(packed.labels(split)) for split in SPLITS)
+    print(f"{args.dest}: {count:,} images of {len(packed.classes)} classes in {len(shards)} tars, {size / 1e9:.3f} GB")
+    return 0
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="reslightning pack",
+        description="Pack image files into a few indexed tars, which --data.root then reads. The same command goes on.",
+    )
+    add = parser.add_argument
+    add("source", type=Path, help="a tree of train/CLASS/FILE and val/, the official ImageNet tars' folder, or a tar")
+    add("dest", type=Path, help="the folder for the tars")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--max-side", type=_count, metavar="N", help="scale the longer side down to N pixels")
+    size.add_argument("--short-side", type=_count, metavar="N", help="scale the shorter side down to N pixels")
+    add(
+        "--quality",
+        type=_quality,
+        default=90,
+        metavar="Q",
+        help="JPEG quality of what is scaled, 1 to 100 (default: 90)",
+    )
+    cpus = len(os.sched_getaffinity(0))
+    add("--workers", type=_count, default=cpus, metavar="N", help=f"processes (default: the CPUs, here {cpus})")
+    add("--index-dir", type=Path, metavar="DIR", help="where the source's index goes if not beside it")
+    return parser
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _quality(text: str) -> int:
+    if not 1 <= (number := int(text)) <= 100:
+        raise ValueError
+    return number
+
+
+def _shards(source: Source) -> list[Shard]:
+    """Divide every split into tars of about the same number of images."""
+    shards = []
+    for split in SPLITS:
+        count = len(source.labels(split))
+        tars = min(max(math.ceil(source.index.column(split, "size").sum() / SHARD), 1), MOST, max(count, 1))
+        edges = [count * number // tars for number in range(tars + 1)]
+        names = [f"{split}-{number:05}-of-{tars:05}.tar" for number in range(tars)]
+        shards += [Shard(name, split, edges[k], edges[k + 1]) for k, name in enumerate(names) if count]
+    return shards
+
+
+def _begin(dest: Path, made_of: dict[str, Any]) -> dict[str, Any]:
+    """Return the tars that are done, if ``dest`` belongs to this source and these options.
+
+    Raises:
+        UserError: it belongs to others, or cannot be written.
+    """
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+        if (dest / RECORD).is_file():
+            record = json.loads((dest / RECORD).read_text())
+            done = record.pop("tars", {})
+            if record != made_of:
+                differ = [key for key in made_of if record.get(key) != made_of[key]]
+                raise UserError(
+                    f"{dest} holds tars made of another source or with other options ({', '.join(differ)} differ)\n"
+                    "Give another folder, or remove it."
+                )
+            return done
+        if any(dest.glob("*.tar")):
+            raise UserError(f"{dest} holds tars that pack did not make\nGive another folder.")
+        write_atomically(dest / RECORD, json.dumps({**made_of, "tars": {}}, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {dest}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{dest / RECORD} is damaged: {error}\nRemove {dest}, and pack again.") from error
+    return {}
+
+
+def _whole(dest: Path, record: dict[str, Any] | None) -> bool:
+    path = dest / record["name"] if record else None
+    return bool(path and record and path.is_file() and path.stat().st_size == record["bytes"])
+
+
+def _check_room(dest: Path, source: Source, shards: list[Shard], resize: Resize) -> None:
+    free = shutil.disk_usage(dest).free
+    needed = sum(int(source.index.column(s.split, "size")[s.start : s.stop].sum()) for s in shards)
+    if resize.max_side is None and resize.short_side is None and needed > free:
+        raise UserError(
+            f"{dest} has no room: {needed / 1e9:.3f} GB are needed, {free / 1e9:.3f} GB are free\n"
+            "Make room, give another folder, or make the images smaller with --max-side."
+        )
+
+
+# -- the work -------------------------------------------------------------------------------------
+
+
+_counter: Any = None
+
+
+def _pack(source: Source, dest: Path, shards: list[Shard], resize: Resize, workers: int) -> Iterator[dict[str, Any]]:
+    """Yield a record of each tar when it is whole, with a bar that counts images."""
+    from tqdm import tqdm
+
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("q", 0)
+    total = sum(shard.stop - shard.start for shard in shards)
+    with (
+        context.Pool(min(workers, len(shards)), _start, (counter,)) as pool,
+        tqdm(total=total, unit=" images", disable=None) as bar,
+    ):
+        jobs = [pool.apply_async(_pack_shard, (source, dest, shard, resize)) for shard in shards]
+        while jobs:
+            jobs[0].wait(0.5)
+            bar.update(counter.value - bar.n)
+            for job in [job for job in jobs if job.ready()]:
+                jobs.remove(job)
+                yield job.get()
+
+
+def _start(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Hashing(io.RawIOBase):
+    """Writes to a file, and keeps its checksum."""
+
+    def __init__(self, file: io.BufferedWriter) -> None:
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+
+def _pack_shard(source: Source, dest: Path, shard: Shard, resize: Resize) -> dict[str, Any]:
+    """Write one tar under another name, sync and rename it, and return its record."""
+    partial = dest / f".{shard.name}.partial"
+    labels = source.labels(shard.split)
+    with partial.open("wb") as file:
+        hashing = _Hashing(file)
+        # The same images make the same bytes: no times, no owners.
+        with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.GNU_FORMAT) as archive:
+            for position in range(shard.start, shard.stop):
+                try:
+                    content = resize(source.read(shard.split, position))
+                except decode.CorruptImageError as error:
+                    where = source.describe(shard.split, position)
+                    raise UserError(f"corrupt image {where}: {error}\nReplace or remove it.") from error
+                member = tarfile.TarInfo(_member_name(source, shard.split, position, int(labels[position])))
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+                with _counter.get_lock():
+                    _counter.value += 1
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(dest / shard.name)
+    return {
+        "name": shard.name,
+        "images": shard.stop - shard.start,
+        "bytes": hashing.size,
+        "sha256": hashing.digest.hexdigest(),
+    }
+
+
+def _member_name(source: Source, split: str, position: int, label: int) -> str:
+    """Return split/class/file; the images of a flat val/ get their classes' folders."""
+    name = source.index.name(split, position).removeprefix(f"{split}/")
+    folder = source.classes[label]
+    return f"{split}/{name}" if name.startswith(f"{folder}/") else f"{split}/{folder}/{name}"

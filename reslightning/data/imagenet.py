@@ -1,0 +1,382 @@
+"""ImageNet, and folders of a user's own classes: files of any size, read and decoded by loader workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from reslightning import augment
+from reslightning.data import decode
+from reslightning.data.base import PART, PARTS, DataModule, Split, ignore_signals
+from reslightning.data.labels import imagenet_classes
+from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.sources import Source
+from reslightning.errors import UserError
+
+SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
+
+
+class ImageFolder(DataModule):
+    """Your own classes: train/CLASS/FILE and val/CLASS/FILE, as folders or in tars; test/ where there is one.
+
+    Options as DataModule, and:
+
+    Args:
+        train_size: height and width in pixels that training crops are scaled to.
+        first_size: the same in the first epochs, from which it grows to train_size (progressive resizing, as
+            in ffcv-imagenet); none given means train_size throughout.
+        grow_epochs: the last epoch with first_size and the first with train_size, counted from 0; between
+            them sizes are multiples of 32.
+        crop_scale: least share of an image's area in a training crop.
+        eval_resize: pixels that the shorter side is scaled to for evaluation.
+        eval_size: height and width of the middle that is evaluated.
+        on_corrupt: error, or skip: a corrupt training image is replaced by the next one, counted and
+            reported. An evaluation never goes without an image.
+        device_decode: decode training images on the device (nvJPEG), in place of the workers.
+        index_dir: where the index goes if the source's own folder cannot be written.
+    """
+
+    own_mean = (0.485, 0.456, 0.406)
+    own_std = (0.229, 0.224, 0.225)
+    reads_files = True
+
+    def __init__(
+        self,
+        train_size: int = 224,
+        first_size: int | None = None,
+        grow_epochs: list[int] | None = None,
+        crop_scale: float = 0.08,
+        eval_resize: int = 256,
+        eval_size: int = 224,
+        on_corrupt: Literal["error", "skip"] = "error",
+        device_decode: bool = False,
+        index_dir: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.train_size = train_size
+        self.first_size = first_size
+        self.grow_epochs = grow_epochs
+        self.crop_scale = crop_scale
+        self.eval_resize = eval_resize
+        self.eval_size = self.image_size = eval_size
+        self.on_corrupt = on_corrupt
+        self.device_decode = device_decode
+        self.index_dir = Path(index_dir).expanduser() if index_dir else None
+        self.skips = on_corrupt == "skip"
+        self.skipped: list[str] = []  # corrupt training images of the epoch
+        self._source: Source | None = None
+        self._parts: dict[Split, tuple[str, Tensor]] = {}  # the source's split, and positions in it
+
+    # -- what there is -----------------------------------------------------------------------------
+
+    @property
+    def images(self) -> Source:
+        """The source that images are read from, opened when first needed.
+
+        Raises:
+            UserError: it is not there, or not as it must be.
+        """
+        if self._source is None:
+            if not self.root.exists():
+                raise UserError(
+                    f"no such folder or tar: {self.root.absolute()}\nGive the images' place as --data.root."
+                )
+            self._source = Source(self.root, self.index_dir)
+            if self._source.made:
+                count = sum(len(self._source.labels(split)) for split in PARTS)
+                print(f"indexed {count:,} images in {self._source.made:.1f} s: {self._source.index.path}", flush=True)
+        return self._source
+
+    @property
+    def class_ids(self) -> list[str]:
+        """The folders' names (WordNet ids, for ImageNet's), in the order of the labels."""
+        return self.images.classes
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """The number of class folders."""
+        return len(self.class_ids)
+
+    @property
+    def class_names(self) -> list[str]:  # type: ignore[override]
+        """Readable names of WordNet ids, and the folders' names of all others."""
+        return [imagenet_classes().get(name, name) for name in self.class_ids]
+
+    @property
+    def val_source(self) -> Literal["held-out", "test"]:
+        """Held-out where val/ and test/ are two, or val_split is given; else the validation part is the test set."""
+        both = len(self.images.labels("val")) and len(self.images.labels("test"))
+        return "held-out" if self.val_split or both else "test"
+
+    @property
+    def protocol(self) -> str:
+        """The centre, with its sizes where they are not those of published numbers (232: torchvision's V2)."""
+        usual = self.eval_size == 224 and self.eval_resize in (256, 232)
+        return "center" if usual else f"center-{self.eval_resize}-{self.eval_size}"
+
+    def check_options(self) -> None:
+        """Raise UserError for option values that mean nothing."""
+        super().check_options()
+        self.at_least(("train_size", 1), ("first_size", 1), ("eval_size", 1), ("eval_resize", 1))
+        if self.eval_size > self.eval_resize:
+            raise UserError(
+                f"data.eval_size={self.eval_size} is more than data.eval_resize={self.eval_resize}: no middle of an "
+                "image is larger than the image"
+            )
+        grows = self.grow_epochs or []
+        if (self.first_size is None) != (self.grow_epochs is None):
+            raise UserError("data.first_size and data.grow_epochs belong together; give both, or none")
+        if self.grow_epochs is not None and not (len(grows) == 2 and 0 <= grows[0] < grows[1]):
+            raise UserError(f"data.grow_epochs={grows} is no span of epochs; allowed: [FIRST, LAST], like [11, 13]")
+        if not 0 < self.crop_scale <= 1:
+            raise UserError(f"data.crop_scale={self.crop_scale} is out of range; allowed: (0, 1]")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the source once and divide it; later calls do nothing."""
+        if self._parts:
+            return
+        self.check_options()
+        self.stage()
+        counts = {split: len(self.images.labels(split)) for split in PARTS}
+        everything = {split: (split, torch.arange(count)) for split, count in counts.items()}
+        parts: dict[Split, tuple[str, Tensor]] = dict(everything)
+        if counts["train"]:
+            held_out, kept = self.hold_out(counts["train"])
+            parts["train"] = ("train", kept)
+            if self.val_split:
+                parts["val"] = ("train", held_out)
+        if not len(parts["val"][1]):
+            parts["val"] = everything["test"]
+        if not counts["test"]:
+            parts["test"] = everything["val"] if counts["val"] else parts["val"]
+        if not len(parts["val"][1]):
+            raise UserError(
+                f"{self.root} has no validation images\nPut them under val/CLASS, or hold some out of train with "
+                "--data.val_split N."
+            )
+        self._parts = parts
+
+    def labels(self, split: Split) -> Tensor:
+        """Return a split's labels [N], int64."""
+        self.setup()
+        part, positions = self._parts[split]
+        return torch.from_numpy(self.images.labels(part).astype(np.int64))[positions]
+
+    def n_samples(self, split: Split) -> int:
+        """Return the number of images of a split."""
+        self.setup()
+        return len(self._parts[split][1])
+
+    def source(self) -> Path | None:
+        """Return tars, to be staged; a tree is not copied file by file."""
+        if self.images.layout.kind == "tree":
+            print("data.stage_to: a tree of files is not copied; `reslightning pack` makes tars of it", file=sys.stderr)
+            return None
+        return self.root
+
+    def use_copy(self, copy: Path) -> None:
+        """Read from a copy of the source from now on."""
+        self.root, self._source = copy, None
+
+    # -- batches -----------------------------------------------------------------------------------
+
+    def size_at(self, epoch: int) -> int:
+        """Return the height and width of an epoch's training crops, in pixels."""
+        if self.first_size is None or self.grow_epochs is None:
+            return self.train_size
+        start, stop = self.grow_epochs
+        if epoch <= start or epoch >= stop:
+            return self.first_size if epoch <= start else self.train_size
+        grown = self.first_size + (self.train_size - self.first_size) * (epoch - start) / (stop - start)
+        return round(grown / SIZE_STEP) * SIZE_STEP
+
+    def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[Any]:
+        """Return a loader whose workers read, decode and crop whole batches."""
+        workers = self.num_workers
+        if workers is None:
+            workers = self.cpus() - 1
+        return DataLoader(
+            Reader(self, split, sampler),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=ignore_signals,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def cpus(self) -> int:
+        """Return the CPUs that this process may use, of those that a training's processes share."""
+        task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
+        processes = self.trainer.num_devices if self.trainer else 1
+        return min(int(task), here) if task.isdigit() else max(here // processes, 1)
+
+    def indices(self, content: Any) -> Tensor:
+        """Return the indices of what a worker read.
+
+        Raises:
+            UserError: an image was corrupt.
+        """
+        if isinstance(content, Failed):
+            raise UserError(content.message)
+        return content[2]
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, Any]:
+        """Note what a worker has skipped, and keep the indices on the host."""
+        before = super().on_before_batch_transfer(batch, dataloader_idx)
+        self.skipped += batch[3]
+        return before
+
+    def pixels(self, content: Any, split: Split, epoch: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images [B, 3, size, size], uint8, labels [B] and indices [B]; in training cropped."""
+        images, labels, indices, *_ = content
+        if not isinstance(images, Tensor):
+            images = _decode_on_device(images, labels.device, self.size_at(epoch or 0))
+        return images, labels, indices
+
+
+class ImageNet(ImageFolder):
+    """ImageNet's 1,000 classes (ILSVRC 2012): the official tars, a tree, or what `reslightning pack` made.
+
+    Labels are ImageNet's own whatever classes are there, so that networks trained elsewhere can be
+    evaluated on a part of it. Options as ImageFolder.
+    """
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """1,000."""
+        return len(imagenet_classes())
+
+    @property
+    def class_ids(self) -> list[str]:
+        """The 1,000 WordNet ids in the order of their labels."""
+        return list(imagenet_classes())
+
+    def labels(self, split: Split) -> Tensor:
+        """Return a split's labels [N], int64, among the 1,000."""
+        number = {wnid: label for label, wnid in enumerate(imagenet_classes())}
+        if unknown := [name for name in self.images.classes if name not in number]:
+            raise UserError(
+                f"{self.root} has classes that are not ImageNet's: {', '.join(unknown[:5])}\n"
+                "For classes of your own use --data ImageFolder."
+            )
+        return torch.tensor([number[name] for name in self.images.classes])[super().labels(split)]
+
+
+class Failed:
+    """What a worker returns in place of a batch: raised there, its message would be a traceback."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+class Reader(Dataset[Any]):
+    """What a loader's worker does: read, decode and crop a batch."""
+
+    def __init__(self, data: ImageFolder, split: Split, sampler: TrainSampler | EvalSampler) -> None:
+        self.source = data.images
+        self.part, self.positions = data._parts[split]
+        self.labels = data.labels(split)
+        self.sampler = sampler
+        self.seed, self.size_at, self.scale = data.seed, data.size_at, (data.crop_scale, 1.0)
+        self.resize, self.size = data.eval_resize, data.eval_size
+        self.skips, self.device_decode = data.skips, data.device_decode
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.positions)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Return images [B, 3, size, size], uint8, labels [B], indices [B] and which were skipped.
+
+        In training an image is what its (seed, epoch, index) makes of it.
+        """
+        try:
+            if isinstance(self.sampler, TrainSampler):
+                return self._training(list(indices), self.sampler.epoch)
+            images = [decode.center(self._read(index), self.resize, self.size) for index in self._named(indices)]
+            return _stack(images), self.labels[list(indices)], torch.tensor(indices), []
+        except decode.CorruptImageError as error:
+            where = self.source.describe(self.part, int(self.positions[self.index]))
+            skip = " or use --data.on_corrupt skip" if isinstance(self.sampler, TrainSampler) else ""
+            return Failed(f"corrupt image {where}: {error}\nReplace or remove it{skip}.")
+        except UserError as error:
+            return Failed(str(error))
+
+    def _training(self, indices: list[int], epoch: int) -> Any:
+        size, skipped = self.size_at(epoch), list[str]()
+        drawn = self._draws(epoch, indices)
+        images: list[Any] = []
+        for row, first in enumerate(indices):
+            for index in self._named((first + k) % len(self) for k in range(len(self) if self.skips else 1)):
+                try:
+                    draws = drawn[row] if index == first else self._draws(epoch, [index])[0]
+                    images.append(self._crop(self._read(index), draws, size))
+                    indices[row] = index
+                    break
+                except decode.CorruptImageError:
+                    if not self.skips:
+                        raise
+                    skipped.append(self.source.describe(self.part, int(self.positions[index])))
+            else:
+                raise UserError("no image of the training part is whole")
+        content = images if self.device_decode else _stack(images)
+        return content, self.labels[indices], torch.tensor(indices), skipped
+
+    def _draws(self, epoch: int, indices: list[int]) -> list[list[int]]:
+        return augment.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=PART).tolist()
+
+    def _crop(self, content: bytes, draws: list[int], size: int) -> Any:
+        if not self.device_decode:
+            return decode.cropped(content, draws, size, self.scale)
+        shape = decode.jpeg_size(content)
+        if shape is None:  # what the device may not know
+            return decode.cropped(content, draws, size, self.scale)
+        box = decode.random_resized_crop_box(*shape, draws, self.scale)
+        return np.frombuffer(content, np.uint8), box
+
+    def _named(self, indices: Any) -> Any:
+        """Yield indices, and keep the last for a message."""
+        for index in indices:
+            self.index = index
+            yield index
+
+    def _read(self, index: int) -> bytes:
+        return self.source.read(self.part, int(self.positions[index]))
+
+
+def _stack(images: Sequence[decode.Pixels]) -> Tensor:
+    """Return images [B, 3, H, W], in memory with channels last as they were decoded."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _decode_on_device(items: Sequence[Any], device: torch.device, size: int) -> Tensor:
+    """Decode JPEGs on a device and return their crops [B, 3, size, size], uint8."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    encoded = [torch.from_numpy(item[0].copy()) for item in items if isinstance(item, tuple)]
+    decoded = iter(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else [])
+    batch = torch.empty(len(items), 3, size, size, dtype=torch.uint8, device=device)
+    for row, item in zip(batch, items, strict=True):
+        if isinstance(item, tuple):
+            top, left, height, width = item[1]
+            part = next(decoded)[None, :, top : top + height, left : left + width]
+            scaled = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
+            row.copy_(scaled[0].round().clamp(0, 255))
+        else:
+            row.copy_(torch.from_numpy(item).permute(2, 0, 1))
+    return batch

@@ -1,0 +1,314 @@
+"""How a source of images is laid out, and how its index is made: one walk over folders or tar headers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save
+
+from reslightning.data.labels import label_file, validation_classes
+from reslightning.errors import UserError
+from reslightning.runs import write_atomically
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+KAGGLE = Path("ILSVRC") / "Data" / "CLS-LOC"
+FORMAT = "1"
+BLOCK = 512  # bytes, a tar's unit
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a source is laid out.
+
+    Attributes:
+        kind: an image tree, the official ImageNet tars, or tars of split/class/file.
+        root: the folder that names and files are relative to.
+        files: the tars, or a tree's folders of splits.
+        labels: the file that gives a flat val/ its classes, if there is one.
+    """
+
+    kind: Literal["tree", "official", "tars"]
+    root: Path
+    files: tuple[Path, ...]
+    labels: Path | None
+
+
+def find_layout(root: Path) -> Layout:
+    """Return what lies at ``root``, a folder or a tar.
+
+    Raises:
+        UserError: nothing that is known; the message says what was looked for.
+    """
+    if root.is_file():
+        return Layout("tars", root.parent, (root,), label_file(root.parent))
+    if (root / TRAIN_TAR).is_file():
+        if not (root / VAL_TAR).is_file():
+            raise UserError(f"{root} has {TRAIN_TAR}, but no {VAL_TAR}\nPut it beside, or give another --data.root.")
+        return Layout("official", root, (root / TRAIN_TAR, root / VAL_TAR), label_file(root))
+    for folder in (root, root / KAGGLE):
+        if splits := tuple(folder / split for split in SPLITS if (folder / split).is_dir()):
+            return Layout("tree", folder, splits, label_file(root) or label_file(folder))
+    if tars := tuple(sorted(root.glob("*.tar"))):
+        return Layout("tars", root, tars, label_file(root))
+    raise UserError(
+        f"no images under {root.absolute()}\nlooked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
+        f"{TRAIN_TAR} with {VAL_TAR}, or tars of SPLIT/CLASS/FILE\nGive their place as --data.root."
+    )
+
+
+def stamp(layout: Layout) -> str:
+    """Return what an index is checked against: size and time of the tars, or time of a tree's folders."""
+    paths = list(layout.files) + ([layout.labels] if layout.labels else [])
+    if layout.kind == "tree":
+        paths += [
+            Path(entry) for split in layout.files for entry in sorted(os.scandir(split), key=_name) if _dir(entry)
+        ]
+    facts = []
+    for path in paths:
+        found = path.stat()
+        size = 0 if path.is_dir() else found.st_size  # a folder's size is the file system's affair
+        facts.append((os.path.relpath(path, layout.root), size, found.st_mtime_ns))
+    return json.dumps([layout.kind, facts])
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _dir(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+# -- what a source holds ------------------------------------------------------------------------
+
+
+class Member(NamedTuple):
+    """An image, or a class's folder (size -1): its path, split/class/... or split/..., and its bytes' place."""
+
+    path: str
+    file: int
+    offset: int
+    size: int
+
+
+def members(layout: Layout) -> Iterator[Member]:
+    """Yield a source's images and folders in any order; paths begin with train/, val/ or test/."""
+    if layout.kind == "tree":
+        for split in layout.files:
+            yield from _tree(layout.root, split)
+    elif layout.kind == "official":
+        yield from _official_train(layout.files[0])
+        for name, offset, size in _walk(layout.files[1]):
+            yield Member(f"val/{name}", 1, offset, size)
+    else:
+        for number, path in enumerate(layout.files):
+            for name, offset, size in _walk(path):
+                parts = [part for part in name.split("/") if part not in ("", ".")]
+                first = next((k for k in (0, 1) if len(parts) > k + 1 and parts[k] in SPLITS), None)
+                if first is not None:
+                    yield Member("/".join(parts[first:]), number, offset, size)
+
+
+def _tree(root: Path, folder: Path) -> Iterator[Member]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = os.path.relpath(entry.path, root)
+            if _dir(entry):
+                yield Member(path, 0, 0, -1)
+                yield from _tree(root, Path(entry.path))
+            elif _is_image(entry.name):
+                yield Member(path, 0, 0, entry.stat().st_size)
+
+
+def _official_train(path: Path) -> Iterator[Member]:
+    """Yield the images of a tar of one tar a class, none of them unpacked."""
+    with path.open("rb") as file:
+        for name, start, size in _walk(path):
+            wnid = name.removesuffix(".tar")
+            if size < 0 or wnid == name:
+                continue
+            yield Member(f"train/{wnid}", 0, 0, -1)
+            for image, offset, length in _walk(path, _Window(file, start, size), name):
+                yield Member(f"train/{wnid}/{image}", 0, start + offset, length)
+
+
+def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of a tar's images, tars and folders (size -1), in constant memory."""
+    where = f"{path}:{inner}" if inner else str(path)
+    try:
+        with tarfile.open(None if window else path, "r:", fileobj=window) as archive:  # type: ignore[call-overload]
+            while (member := archive.next()) is not None:
+                archive.members = []  # a million of them would fill the memory
+                if member.isdir():
+                    yield member.name, 0, -1
+                elif member.isreg() and (_is_image(member.name) or member.name.endswith(".tar")):
+                    yield member.name, member.offset_data, member.size
+            end = archive.offset
+            archive.fileobj.seek(end)
+            if archive.fileobj.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError("the end is missing")
+    except tarfile.TarError as error:
+        size = path.stat().st_size
+        compressed = " (compressed? it must be a plain tar)" if path.suffix in (".gz", ".tgz", ".xz", ".bz2") else ""
+        raise UserError(
+            f"{where} is cut or no tar{compressed}: {error}\n{path.name} has {size:,} bytes: copy or download it again."
+        ) from error
+
+
+class _Window:
+    """A part of a file, for tarfile to read as a file of its own."""
+
+    def __init__(self, file, start: int, size: int) -> None:  # type: ignore[no-untyped-def]
+        self.file, self.start, self.size, self.position = file, start, size, 0
+        self.name = file.name
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        assert whence == 0
+        self.position = position
+        return position
+
+    def tell(self) -> int:
+        return self.position
+
+    def read(self, count: int) -> bytes:
+        count = max(min(count, self.size - self.position), 0)
+        content = os.pread(self.file.fileno(), count, self.start + self.position)
+        self.position += len(content)
+        return content
+
+
+def _is_image(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.lower().endswith(SUFFIXES) and not last.startswith(".")
+
+
+# -- the index ----------------------------------------------------------------------------------
+
+
+def write_index(path: Path, layout: Layout, stamped: str) -> None:
+    """Write the index of a source to ``path``, whole or not at all.
+
+    Train is ordered by class and name, val and test by name first: the same images are in the
+    same order in every kind of source.
+
+    Raises:
+        UserError: a class or an image is not as it must be.
+        OSError: the file cannot be written.
+    """
+    parts: dict[str, list[tuple[str, str, Member]]] = {split: [] for split in SPLITS}
+    folders: dict[str, set[str]] = {split: set() for split in SPLITS}
+    flat = False
+    for member in members(layout):
+        split, _, rest = member.path.partition("/")
+        label, _, name = rest.partition("/")
+        if member.size < 0:
+            if not name:
+                folders[split].add(label)
+        elif member.path.endswith(".tar"):
+            continue
+        elif name:
+            parts[split].append((sys.intern(label), name, member))
+        else:
+            parts[split].append(("", label, member))
+            flat = flat or split == "val"
+    if flat:
+        parts["val"] = _labelled(parts["val"], layout)
+    if any(not label for label, _, _ in parts["test"]):
+        parts["test"] = []  # ImageNet's test images have no public labels
+    classes = _check(parts, folders, layout)
+    numbers = {label: number for number, label in enumerate(classes)}
+    columns: dict[str, np.ndarray] = {}
+    for split, images in parts.items():
+        images.sort(key=(lambda i: (i[0], i[1])) if split == "train" else (lambda i: (i[1], i[0])))
+        _check_once(split, images, layout)
+        columns |= _columns(split, images, numbers)
+    metadata = {
+        "format": FORMAT,
+        "stamp": stamped,
+        "classes": json.dumps(classes),
+        "files": json.dumps([file.name for file in layout.files]),
+    }
+    write_atomically(path, save(columns, metadata))
+
+
+def _columns(split: str, images: list[tuple[str, str, Member]], numbers: dict[str, int]) -> dict[str, np.ndarray]:
+    names = [member.path.encode() for _, _, member in images]
+    return {
+        f"{split}.label": np.array([numbers[label] for label, _, _ in images], np.int32),
+        f"{split}.file": np.array([member.file for _, _, member in images], np.int32),
+        f"{split}.offset": np.array([member.offset for _, _, member in images], np.int64),
+        f"{split}.size": np.array([member.size for _, _, member in images], np.int64),
+        f"{split}.end": np.cumsum([len(name) for name in names], dtype=np.int64),
+        f"{split}.letters": np.frombuffer(b"".join(names), np.uint8),
+    }
+
+
+def _labelled(images: list[tuple[str, str, Member]], layout: Layout) -> list[tuple[str, str, Member]]:
+    """Give the images of a flat val/ their classes."""
+    if layout.labels is None:
+        raise UserError(
+            f"the validation images of {layout.root} are in no class folders, and no file says their classes\nPut one "
+            "of these beside: ILSVRC2012_devkit_t12.tar.gz, LOC_val_solution.csv, or val.txt with a line NAME CLASS "
+            "for each"
+        )
+    found = validation_classes(layout.labels, sorted(name for label, name, _ in images if not label))
+    lacking = [name for label, name, _ in images if not label and name not in found]
+    if lacking:
+        raise UserError(f"{layout.labels} gives no class for {_some(lacking)}")
+    return [(label or found[name], name, member) for label, name, member in images]
+
+
+def _check(parts: dict[str, list[tuple[str, str, Member]]], folders: dict[str, set[str]], layout: Layout) -> list[str]:
+    """Return the classes, sorted, if every part is as it must be."""
+    present = {split: {label for label, _, _ in images} for split, images in parts.items()}
+    train = present["train"]
+    if "" in train:
+        bare = [member.path for label, _, member in parts["train"] if not label]
+        raise UserError(f"training images must lie in a folder for each class: {_some(bare)} of {layout.root} do not")
+    if not any(present.values()):
+        raise UserError(f"no images in {layout.root}\nlooked for: train/CLASS/FILE with {', '.join(SUFFIXES)}")
+    for split in SPLITS:
+        if empty := sorted(folders[split] - present[split]) if split != "test" else []:
+            raise UserError(f"{split} of {layout.root} has classes without images: {_some(empty)}\nRemove the folders.")
+        if train and (unknown := sorted(present[split] - train)):
+            raise UserError(
+                f"{split} of {layout.root} has classes that train lacks: {_some(unknown)}\n"
+                "Add training images of them, or take them away."
+            )
+    classes = sorted(train or present["val"] or present["test"])
+    alike = defaultdict(list)
+    for label in classes:
+        alike[label.strip().casefold()].append(label)
+    if twice := [names for names in alike.values() if len(names) > 1]:
+        raise UserError(
+            f"two folders for what looks like one class in {layout.root}: {twice[0]}\nMerge or rename them."
+        )
+    return classes
+
+
+def _check_once(split: str, ordered: list[tuple[str, str, Member]], layout: Layout) -> None:
+    for (label, name, one), (other_label, other_name, other) in itertools.pairwise(ordered):
+        if (label, name) == (other_label, other_name):
+            raise UserError(
+                f"{split}/{label}/{name} is twice in {layout.root}: in {layout.files[one.file].name} at byte "
+                f"{one.offset:,}, in {layout.files[other.file].name} at {other.offset:,}\nKeep one of them."
+            )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,115 @@
+"""Small images, all of them in memory as bytes, on the GPU where there is one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from reslightning import augment
+from reslightning.data.base import CROP, CUTOUT, DataModule, Split, ignore_signals
+from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.errors import UserError
+
+
+class InMemory(DataModule):
+    """Images of one size in memory: the loader moves indices, and all else is done on the batch's device.
+
+    Options as DataModule, and:
+
+    Args:
+        crop_padding: pixels padded on each side before the random crop; 0 crops nothing.
+        padding_mode: what the padding holds, zeros or the reflected image.
+        cutout: side in pixels of a square blanked out of training images (arXiv:1708.04552).
+        download: fetch the data where it is missing, checksummed, on one process.
+    """
+
+    def __init__(
+        self,
+        crop_padding: int = 4,
+        padding_mode: augment.PaddingMode = "zeros",
+        cutout: int = 0,
+        download: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.crop_padding = crop_padding
+        self.padding_mode = padding_mode
+        self.cutout = cutout
+        self.download = download
+        self._images: dict[str, Tensor] = {}
+        self._labels: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return one official part: images [N, 3, H, W], uint8, and labels [N], int64.
+
+        Raises:
+            UserError: files are missing, truncated or wrongly sized.
+        """
+
+    def check_options(self) -> None:
+        """Raise UserError for option values that mean nothing."""
+        super().check_options()
+        self.at_least(("cutout", 0), ("crop_padding", 0))
+        if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
+            raise UserError(
+                f"data.crop_padding={self.crop_padding} cannot be reflected; allowed: less than "
+                f"the image's {self.image_size} pixels"
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data once and divide it; later calls do nothing."""
+        if self._images:
+            return
+        self.check_options()
+        self.stage()
+        images, labels = self.load(train=True)
+        test = self.load(train=False)
+        held_out, kept = self.hold_out(len(images))
+        if self.val_split:
+            self._images["val"], self._labels["val"] = images[held_out], labels[held_out]
+            images, labels = images[kept], labels[kept]
+        # Padded once here: a crop then costs the same whatever the padding holds.
+        self._images["train"] = augment.pad(images, self.crop_padding, self.padding_mode)
+        self._labels["train"] = labels
+        self._images["test"], self._labels["test"] = test
+        if not self.val_split:
+            self._images["val"], self._labels["val"] = test
+
+    def labels(self, split: Split) -> Tensor:
+        """Return a split's labels [N], int64."""
+        self.setup()
+        return self._labels[split]
+
+    def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[int]:
+        """Return a loader of index batches [B], int64: they are light, so that no worker is fastest."""
+        return DataLoader(
+            range(self.n_samples(split)),  # type: ignore[arg-type]
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers or 0,
+            collate_fn=torch.tensor,
+            worker_init_fn=ignore_signals,
+        )
+
+    def indices(self, content: Tensor) -> Tensor:
+        """Return the batch: it is indices."""
+        return content
+
+    def pixels(self, content: Tensor, split: Split, epoch: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images [B, 3, H, W], uint8, labels [B] and indices [B]; in training cropped."""
+        self.setup()
+        if self._labels[split].device != content.device:
+            for part in (self._images, self._labels):
+                part[split] = part[split].to(content.device)
+        images = self._images[split].index_select(0, content)
+        if epoch is not None:
+            images = augment.random_crop(images, self._draws(epoch, content, CROP, 2), self.crop_padding)
+        return images, self._labels[split].index_select(0, content), content
+
+    def _finish(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
+        return augment.cutout(images, self._draws(epoch, indices, CUTOUT, 2), self.cutout) if self.cutout else images

@@ -1,0 +1,170 @@
+"""Where image files are read from: an image tree, ImageNet's tars as downloaded, or tars of split/class/file.
+
+An index says where every image's bytes are. It is made once, and mapped into memory by every
+process of a machine. Nothing is ever unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reslightning.data.indexing import FORMAT, find_layout, stamp, write_index
+from reslightning.errors import UserError
+from reslightning.lock import exclusive
+
+TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}  # as safetensors names them
+INDEX = "reslightning-index.safetensors"
+
+
+class Source:
+    """The images of a source by split and position, in an order that every kind of source shares.
+
+    Args:
+        root: a folder or a tar.
+        index_dir: where the index goes if it cannot be written beside the source.
+
+    Attributes:
+        classes: the classes' folder names, sorted; a label is a position among them.
+        made: seconds that making the index took; 0 where it was there.
+
+    Raises:
+        UserError: no images are found, or a class or a file is not as it must be.
+    """
+
+    def __init__(self, root: Path, index_dir: Path | None = None) -> None:
+        self.layout = find_layout(root)
+        self.made = 0.0
+        places = [root / INDEX if root.is_dir() else root.with_name(f"{root.name}.{INDEX}")]
+        if index_dir is not None:
+            key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+            places.append(index_dir / f"{root.name}-{key}.{INDEX}")
+        now = stamp(self.layout)
+        self.index = next(filter(None, (Index.open(place, now) for place in places)), None) or self._make(places)
+        self._handles: dict[int, int] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what belongs to one process alone: a loader's worker opens files of its own."""
+        return self.__dict__ | {"_handles": {}}
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes' folder names, sorted; a label is a position among them."""
+        return self.index.classes
+
+    def labels(self, split: str) -> np.ndarray:
+        """Return a split's labels [N], int32; empty where there is no such split."""
+        return self.index.column(split, "label")
+
+    def read(self, split: str, position: int) -> bytes:
+        """Return the bytes of an image file.
+
+        Raises:
+            UserError: they cannot be read in full.
+        """
+        file, offset, size = self.index.place(split, position)
+        try:
+            if self.layout.kind == "tree":
+                content = Path(self.describe(split, position)).read_bytes()
+            else:
+                if file not in self._handles:
+                    path = self.layout.root / self.index.files[file]
+                    self._handles[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                content = os.pread(self._handles[file], size, offset)
+        except OSError as error:
+            raise UserError(f"cannot read {self.describe(split, position)}: {error.strerror}") from error
+        if len(content) != size:
+            raise UserError(
+                f"{self.describe(split, position)} has {len(content):,} of {size:,} bytes\nIt was changed or cut since "
+                f"its index was made: {self.index.path}"
+            )
+        return content
+
+    def describe(self, split: str, position: int) -> str:
+        """Return an image's path; within a tar with the byte where it begins."""
+        name = self.index.name(split, position)
+        if self.layout.kind == "tree":
+            return f"{self.layout.root}/{name}"
+        file, offset, _ = self.index.place(split, position)
+        return f"{self.layout.root / self.index.files[file]}:{name} at byte {offset:,}"
+
+    def _make(self, places: Sequence[Path]) -> Index:
+        """Make the index where it can be written first, or wait for the process that does."""
+        problem: OSError | None = None
+        for place in places:
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with exclusive(place.with_name(f".{place.name}.lock")):
+                    before = stamp(self.layout)
+                    if (index := Index.open(place, before)) is None:
+                        started = time.monotonic()
+                        write_index(place, self.layout, before)
+                        self.made = time.monotonic() - started
+                        index = Index.open(place, stamp(self.layout))
+            except OSError as error:
+                problem = error
+                continue
+            if index is None:
+                raise UserError(f"{self.layout.root} was changed while it was indexed; start again when it rests")
+            return index
+        assert problem is not None
+        raise UserError(
+            f"cannot write the index of {self.layout.root} to {places[-1].parent}: {problem.strerror}\n"
+            "Give a folder that can be written as --data.index_dir: the index is made once, not once a run."
+        )
+
+
+class Index:
+    """A safetensors file, mapped into memory: the operating system keeps one copy for all processes.
+
+    safetensors' own reader would copy the arrays, or import torch.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map a file; raises OSError or ValueError where there is no whole one."""
+        with path.open("rb") as file:
+            start = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(start, path.stat().st_size)))
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        whole = np.memmap(path, np.uint8, mode="r", offset=8 + start)
+        self._columns = {
+            name: np.asarray(whole[slice(*column["data_offsets"])]).view(TYPES[column["dtype"]])
+            for name, column in header.items()
+        }
+        self.path = path
+        self.files: list[str] = json.loads(self.metadata.get("files", "[]"))
+        self.classes: list[str] = json.loads(self.metadata.get("classes", "[]"))
+
+    def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
+        """Let another process map the file itself."""
+        return Index, (self.path,)
+
+    @classmethod
+    def open(cls, path: Path, stamp: str) -> Index | None:
+        """Return the index in a file; None where there is none of this format for a source so stamped."""
+        try:
+            index = cls(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return index if (index.metadata.get("format"), index.metadata.get("stamp")) == (FORMAT, stamp) else None
+
+    def column(self, split: str, name: str) -> np.ndarray:
+        """Return a split's label, file, offset, size or end (of its name) of every image."""
+        return self._columns.get(f"{split}.{name}", np.empty(0, np.int32))
+
+    def place(self, split: str, position: int) -> tuple[int, int, int]:
+        """Return file number, offset and size of an image."""
+        file, offset, size = (self._columns[f"{split}.{name}"][position] for name in ("file", "offset", "size"))
+        return int(file), int(offset), int(size)
+
+    def name(self, split: str, position: int) -> str:
+        """Return an image's path within its source."""
+        ends = self._columns[f"{split}.end"]
+        start = int(ends[position - 1]) if position else 0
+        return bytes(self._columns[f"{split}.letters"][start : int(ends[position])]).decode()
