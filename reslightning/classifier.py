@@ -121,7 +121,7 @@ class ImageClassifier(LightningModule):
         stem = ["conv1", "bn1"] if stages else []
         frozen = [getattr(self.model, name) for name in [*stem, *names[:stages]] if hasattr(self.model, name)]
         for module in frozen:
-            module.requires_grad_(False)
+            module.requires_grad_(False).eval()
         return frozen
 
     def train(self, mode: bool = True) -> ImageClassifier:

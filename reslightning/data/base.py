@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # which registers its own end
 import os
 import signal
 from abc import abstractmethod
@@ -341,3 +344,10 @@ def ignore_signals(worker: int) -> None:
     """Leave stopping to the main process: Slurm and Ctrl-C signal a loader's workers too."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
+
+
+@atexit.register  # behind multiprocessing's own, and so before it
+def _end_workers() -> None:
+    """Kill the workers of a training that ended early: they ignore the SIGTERM that Python would wait for."""
+    for worker in multiprocessing.active_children():
+        worker.kill()

@@ -100,8 +100,11 @@ def decode_part(
         pixels = simplejpeg.decode_jpeg(short, strict=False, min_height=least[0], min_width=least[1])
     except ValueError:
         pixels = decode(content)
-    factor = width / pixels.shape[1]
-    return pixels, Box(*(int(edge / factor) for edge in box))
+    factor = pixels.shape[1] / width
+    top, bottom, left, right = (
+        round(edge * factor) for edge in (box.top, box.top + box.height, box.left, box.left + box.width)
+    )
+    return pixels, Box(top, left, bottom - top, right - left)
 
 
 def center(content: bytes, resize: int, size: int) -> Pixels:
@@ -132,7 +135,8 @@ def decode(content: bytes) -> Pixels:
         CorruptImageError: the bytes are no whole image.
     """
     try:
-        return simplejpeg.decode_jpeg(content)
+        if simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "Gray", "RGB"):  # of CMYK it rounds otherwise
+            return simplejpeg.decode_jpeg(content)
     except ValueError:
         pass  # another format, CMYK, an odd but whole file, or a corrupt one: Pillow tells
     try:

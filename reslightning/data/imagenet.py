@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -262,14 +263,18 @@ class ImageNet(ImageFolder):
         """The 1,000 WordNet ids in the order of their labels."""
         return list(imagenet_classes())
 
-    def labels(self, split: Split) -> Tensor:
-        """Return a split's labels [N], int64, among the 1,000."""
-        number = {wnid: label for label, wnid in enumerate(imagenet_classes())}
-        if unknown := [name for name in self.images.classes if name not in number]:
+    def setup(self, stage: str | None = None) -> None:
+        """Open the source once, and refuse classes that are not ImageNet's."""
+        if not self._parts and (unknown := [name for name in self.images.classes if name not in imagenet_classes()]):
             raise UserError(
                 f"{self.root} has classes that are not ImageNet's: {', '.join(unknown[:5])}\n"
                 "For classes of your own use --data ImageFolder."
             )
+        super().setup(stage)
+
+    def labels(self, split: Split) -> Tensor:
+        """Return a split's labels [N], int64, among the 1,000."""
+        number = {wnid: label for label, wnid in enumerate(imagenet_classes())}
         return torch.tensor([number[name] for name in self.images.classes])[super().labels(split)]
 
 
@@ -368,6 +373,7 @@ def _decode_on_device(items: Sequence[Any], device: torch.device, size: int) -> 
     """Decode JPEGs on a device and return their crops [B, 3, size, size], uint8."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
+    warnings.filterwarnings("ignore", message=".*decoding and encoding capabilities of TorchVision are deprecated")
     encoded = [torch.from_numpy(item[0].copy()) for item in items if isinstance(item, tuple)]
     decoded = iter(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else [])
     batch = torch.empty(len(items), 3, size, size, dtype=torch.uint8, device=device)

@@ -50,14 +50,8 @@ def test_files_are_packed_byte_for_byte(cli, tree, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("option", "expected"),
-    [
-        ("--max-side 50", lambda width, height: max(width, height) <= 50),
-        ("--short-side 40", lambda width, height: min(width, height) <= 46),
-    ],
-)
-def test_images_are_scaled_down(cli, tree, tmp_path, option, expected):
+@pytest.mark.parametrize("option", ["--max-side 50", "--short-side 40"])
+def test_images_are_scaled_down(cli, tree, tmp_path, option):
     (tmp_path / "t").mkdir()
     shutil.copytree(tree, tmp_path / "t", dirs_exist_ok=True)
     odd = io.BytesIO()
@@ -68,12 +62,13 @@ def test_images_are_scaled_down(cli, tree, tmp_path, option, expected):
     assert len(packed) == 45
     side = int(option.split()[1])
     for name, content in packed.items():
-        before = Image.open(tmp_path / "t" / name)
-        image = Image.open(io.BytesIO(content))
-        whole = max(before.size) if "max" in option else min(before.size)
-        now = max(image.size) if "max" in option else min(image.size)
-        assert now == min(side, whole)
-        assert image.size[0] / image.size[1] == pytest.approx(before.size[0] / before.size[1], rel=0.03)
+        with Image.open(tmp_path / "t" / name) as image:
+            before = image.size
+        with Image.open(io.BytesIO(content)) as image:
+            now = image.size
+        whole = max(before) if "max" in option else min(before)
+        assert (max(now) if "max" in option else min(now)) == min(side, whole)
+        assert now[0] / now[1] == pytest.approx(before[0] / before[1], rel=0.03)
         if whole <= side:
             assert content == (tmp_path / "t" / name).read_bytes()
     assert len(Source(tmp_path / "packed").labels("train")) == 33
@@ -82,15 +77,14 @@ def test_images_are_scaled_down(cli, tree, tmp_path, option, expected):
 def test_it_goes_on_where_it_was_killed(cli, tree, tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "SHARD", 20_000.0)
     dest = tmp_path / "packed"
-    real = pack._pack_shard
+    real = pack.Source.read
 
-    def dies(source, folder, shard, resize):
-        if shard.start:
-            (folder / f".{shard.name}.partial").write_bytes(b"half")
+    def full(source, split, position):
+        if position >= 12:
             raise OSError(28, "No space left on device")
-        return real(source, folder, shard, resize)
+        return real(source, split, position)
 
-    monkeypatch.setattr(pack, "_pack_shard", dies)
+    monkeypatch.setattr(pack.Source, "read", full)
     result = cli(f"pack {tree} {dest} --workers 1")
     assert result.status == 2
     assert "No space left on device" in result.err
@@ -99,7 +93,7 @@ def test_it_goes_on_where_it_was_killed(cli, tree, tmp_path, monkeypatch):
     record = json.loads((dest / "pack.json").read_text())
     first = {name: (dest / name).stat().st_mtime_ns for name in record["tars"]}
     assert len(first) >= 1
-    monkeypatch.setattr(pack, "_pack_shard", real)
+    monkeypatch.setattr(pack.Source, "read", real)
     os.truncate(dest / next(iter(first)), 100)  # and one that was cut is made again
     assert cli(f"pack {tree} {dest}").status == 0
     whole = json.loads((dest / "pack.json").read_text())["tars"]
