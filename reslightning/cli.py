@@ -371,5 +371,6 @@ def quiet() -> None:
         ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
         r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
         ".*all_gather is deprecated.*",  # Lightning's own use of torch
+        ".*in eval mode at the start of training.*",  # frozen stages
     ):
         warnings.filterwarnings("ignore", message=by_design)
