@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from reslightning.data.base import DataModule
@@ -22,7 +25,7 @@ from reslightning.progress import batches_per_epoch, evaluates_everything
 TOP5_FROM = 6  # classes; of five, every guess is among the top five
 
 # What is summed over samples, and kept as float64: sums are exact where means of means are not.
-LOSS, TOP1, TOP5, COUNT, FIRST_BAD = range(5)
+LOSS, TOP1, TOP5, COUNT, FIRST_BAD, NORM, STEPS = range(7)
 
 
 class ImageClassifier(LightningModule):
@@ -113,6 +116,9 @@ class ImageClassifier(LightningModule):
         self.metrics: dict[str, float] = {}
         self._train_sums = _zeros(torch.device("cpu"))
         self._eval_sums = _zeros(torch.device("cpu"))
+        # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
+        self.samples: Tensor | None = None
+        self._samples: list[Tensor] = []
 
     def _freeze(self, stages: int) -> list[nn.Module]:
         names: list[str] = self.model.stages  # type: ignore[assignment]
@@ -190,6 +196,12 @@ class ImageClassifier(LightningModule):
                 "trainer.precision bf16-mixed or 32-true."
             )
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Add the length of the step's gradient, before it is clipped."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self._train_sums[NORM] += nn.utils.get_total_norm(gradients)
+        self._train_sums[STEPS] += 1
+
     def on_train_epoch_end(self) -> None:
         """Turn the epoch's sums over all processes into metrics."""
         self._check_finite()
@@ -201,6 +213,7 @@ class ImageClassifier(LightningModule):
                 "train/loss": sums[LOSS] / sums[COUNT],
                 "train/top1": sums[TOP1] / sums[COUNT],
                 "lr": self.peak_lr * self.factor(last),
+                "grad_norm": sums[NORM] / sums[STEPS] if sums[STEPS] else math.nan,
             }
         )
 
@@ -212,7 +225,7 @@ class ImageClassifier(LightningModule):
         self._check_finite()
         gathered = self.all_gather(self._train_sums)
         assert isinstance(gathered, Tensor)
-        checkpoint["train_sums"] = gathered.reshape(-1, 5).cpu()
+        checkpoint["train_sums"] = gathered.reshape(-1, STEPS + 1).cpu()
         checkpoint["class_names"] = list(self._data().class_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -220,6 +233,7 @@ class ImageClassifier(LightningModule):
         if not self.attached:
             return
         kept = checkpoint["train_sums"]
+        kept = F.pad(kept, (0, STEPS + 1 - kept.shape[1]))  # of an older version
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         if len(kept) == world_size:
             self._train_sums = kept[rank]
@@ -232,6 +246,7 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
         self._eval_sums = _zeros(self.device)
+        self._samples = []
 
     def on_test_epoch_start(self) -> None:
         """Start the sums anew."""
@@ -248,6 +263,8 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
         self._finish_evaluation("val")
+        if self._keeps_samples:
+            self._gather_samples()
 
     def on_test_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
@@ -259,9 +276,30 @@ class ImageClassifier(LightningModule):
         return {"index": indices, "label": labels, "probability": self.evaluated(images).softmax(1)}
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        images, labels, _ = batch
+        images, labels, indices = batch
         logits = self.evaluated(images)
-        _add(self._eval_sums, F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        _add(self._eval_sums, losses.sum(), logits, labels)
+        if self._keeps_samples:
+            surest = logits.softmax(1).max(1)
+            self._samples.append(torch.stack([indices, labels, surest.indices, surest.values, losses], 1))
+
+    @property
+    def _keeps_samples(self) -> bool:
+        """Whether this is the validation behind a training's last epoch."""
+        trainer = self.trainer
+        last = trainer.state.fn == TrainerFn.FITTING and trainer.current_epoch + 1 == trainer.max_epochs
+        return last and evaluates_everything(trainer)
+
+    def _gather_samples(self) -> None:
+        """Bring the samples of all processes, which may have one more or less, to the first one."""
+        mine = torch.cat(self._samples).double().cpu()
+        parts = [mine]
+        if self.trainer.world_size > 1:
+            parts = [mine] * self.trainer.world_size
+            dist.all_gather_object(parts, mine)
+        everything = torch.cat(parts)
+        self.samples, self._samples = everything[everything[:, 0].argsort()], []
 
     def evaluated(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to the logits [B, num_classes] that an evaluation counts, float32."""
@@ -317,7 +355,7 @@ def _accumulator(device: torch.device) -> torch.dtype:
 
 
 def _zeros(device: torch.device) -> Tensor:
-    sums = torch.zeros(5, dtype=_accumulator(device), device=device)
+    sums = torch.zeros(STEPS + 1, dtype=_accumulator(device), device=device)
     sums[FIRST_BAD] = torch.inf
     return sums
 

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -80,6 +82,22 @@ def snapshot(to: Path) -> None:
         shutil.copytree(PACKAGE.parent / "configs", partial / "configs")
     (partial / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}) + "\n")
     partial.rename(to)
+
+
+def environment() -> dict[str, Any]:
+    """Return where a segment runs: machine, Python, and what Slurm allocated; no variable that could hold a secret."""
+    slurm = {
+        name.removeprefix("SLURM_").lower(): os.environ[name]
+        for name in ("SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NODELIST", "SLURM_NTASKS", "SLURM_CPUS_PER_TASK")
+        if name in os.environ
+    }
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        **({"slurm": slurm | ({"gpus_on_node": gpus} if gpus else {})} if slurm else {}),
+    }
 
 
 def versions() -> dict[str, str]:

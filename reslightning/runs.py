@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -11,16 +12,21 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from reslightning.errors import UserError
-from reslightning.lock import Lock
+from reslightning.lock import DEAD_AFTER, Lock
 from reslightning.provenance import code_hash, code_version
+from reslightning.recover import read_json, read_rows
 from reslightning.slurm import job_id
 
 FORMAT = 1
+CONFUSION, WORST = "val-confusion.csv", "val-worst.png"  # in a finished run's evaluations folder
+LOST_AFTER = 600.0  # seconds without a sign of life after which a running run without a lock is lost
 
 # What does not determine a run's result. Everything else in the configuration does.
 _NOT_IDENTITY = {
@@ -119,6 +125,132 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) else None
 
 
+@dataclass
+class RunRecord:
+    """One run, read back from its directory or from W&B; all that ``compare`` sees of it.
+
+    Attributes:
+        name: the directory's or W&B's name.
+        source: the directory, or W&B's path.
+        summary: what summary.json says, or the same facts from W&B.
+        history: a row of metrics for each finished epoch, without repeats, in order.
+        problems: what of it is cut, missing or contradicts itself.
+        heartbeat: seconds since the run's last sign of life; None where there is none.
+        dead: whether nobody holds the run any more.
+    """
+
+    name: str
+    source: str
+    summary: dict[str, Any]
+    history: list[dict[str, float]]
+    problems: list[str] = field(default_factory=list)
+    heartbeat: float | None = None
+    dead: bool = True
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> RunRecord:
+        """Read a run directory, also one that is cut or still being written.
+
+        Raises:
+            UserError: it holds no run of this package's.
+        """
+        summary, whole = read_json(directory / "summary.json")
+        rows, rows_whole = read_rows(directory / "metrics.csv")
+        if not summary and not rows:
+            raise UserError(f"{directory}: no summary.json and no metrics.csv of a run, or nothing whole in them")
+        if not {"arch", "run_id", "segments", "format", "identity"} & summary.keys() and not {"epoch", "step"} <= (
+            rows[0].keys() if rows else set()
+        ):
+            raise UserError(f"{directory}: its files are not a run's of reslightning")
+        problems = [] if whole else ["summary.json is cut" if summary else "there is no whole summary.json"]
+        if not rows_whole and summary.get("epoch"):
+            problems.append(f"metrics.csv is cut behind row {len(rows)}" if rows else "there is no whole metrics.csv")
+        history = list({row["epoch"]: row for row in rows if "epoch" in row}.values())
+        if len(history) < len(rows):
+            problems.append("metrics.csv has epochs twice; the later rows count")
+        record = cls(
+            directory.resolve().name, str(directory), summary, sorted(history, key=itemgetter("epoch")), problems
+        )
+        if whole and rows_whole:
+            record.problems += record._contradictions()
+        record.heartbeat, record.dead = _signs_of_life(directory, summary)
+        return record
+
+    def _contradictions(self) -> list[str]:
+        """Return where summary.json says what the rows do not; the rows are believed."""
+        found = []
+        metrics, epoch = self.summary.get("metrics") or {}, self.summary.get("epoch", 0)
+        row = next((row for row in self.history if row["epoch"] == epoch), None)
+        if epoch and row is None:
+            last = int(self.history[-1]["epoch"]) if self.history else 0
+            found.append(f"summary.json is at epoch {epoch}, metrics.csv ends at {last}")
+        for name, value in metrics.items():
+            there = (row or {}).get(name)
+            if row is not None and isinstance(value, int | float) and name != "step" and there != float(value):
+                found.append(f"summary.json says {name}={value} of epoch {epoch}, metrics.csv {there}")
+        best = (self.summary.get("best") or {}).get("val/top1")
+        seen = [row["val/top1"] for row in self.history if "val/top1" in row]
+        if best is not None and seen and best not in seen:
+            found.append(f"summary.json says a best val/top1 of {best}, metrics.csv {max(seen)}")
+        return found
+
+    @property
+    def status(self) -> str:
+        """running, preempted, finished or failed; lost for one that runs no more and never said so."""
+        status = str(self.summary.get("status", "unknown"))
+        silent = self.heartbeat is None or self.heartbeat > LOST_AFTER
+        return "lost" if status == "running" and self.dead and silent else status
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last epoch's row; empty before there is one."""
+        return self.history[-1] if self.history else {}
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The row that validates best, the first of equals; empty before there is one."""
+        valid = [row for row in self.history if math.isfinite(row.get("val/top1", math.nan))]
+        return max(valid, key=itemgetter("val/top1"), default={})
+
+    @property
+    def result(self) -> tuple[dict[str, float], str]:
+        """The row that counts, and which it is: best where validation was held out, else last."""
+        held_out = self.summary.get("val_source") == "held-out"
+        return (self.best, "best") if held_out else (self.last, "last")
+
+    @property
+    def device_hours(self) -> float | None:
+        """Hours times processes over all segments; None where they were not recorded."""
+        parts = self.summary.get("segments") or []
+        if not parts or any("seconds" not in part for part in parts):
+            return None
+        return sum(part["seconds"] * part["world_size"] for part in parts) / 3600
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the run directories at or below a path, sorted; a run's own folders are not searched."""
+    found = []
+    for folder, folders, files in os.walk(path):
+        if {"summary.json", "metrics.csv"} & set(files):
+            found.append(Path(folder))
+            folders.clear()
+        folders.sort()
+    return found
+
+
+def _signs_of_life(directory: Path, summary: Mapping[str, Any]) -> tuple[float | None, bool]:
+    """Return seconds since the last sign of life, and whether the lock is dead or gone."""
+    ages = []
+    with contextlib.suppress(TypeError, ValueError):
+        ages.append(time.time() - datetime.fromisoformat(str(summary["heartbeat"])).timestamp() if summary else 0)
+    lock = directory / "lock"
+    dead = True
+    with contextlib.suppress(OSError):
+        ages.append(time.time() - lock.stat().st_mtime)
+        dead = ages[-1] > DEAD_AFTER
+    return (max(min(ages), 0.0) if ages else None), dead
+
+
 def evaluation_checkpoint(directory: Path) -> Path:
     """Return the checkpoint that stands for a run: best with a held-out split, else last.
 
@@ -204,8 +336,24 @@ class Run:
         """Begin a segment: one stretch of training between a start and a stop."""
         segments = [*self.summary.get("segments", []), _segment(world_size, step)]
         run_id = self.summary.get("run_id") or secrets.token_hex(4)
-        self.summary = {"format": FORMAT, "run_id": run_id, **self.summary, **facts, "segments": segments}
+        lost = round(self.summary.get("minutes_lost", 0.0) + self._minutes_away(), 3)
+        self.summary = {
+            "format": FORMAT,
+            "run_id": run_id,
+            **self.summary,
+            **facts,
+            "segments": segments,
+            "minutes_lost": lost,
+        }
         self.update(status="running", world_size=world_size)
+
+    def _minutes_away(self) -> float:
+        """Return the minutes since the last segment kept something: nobody trained, or what was trained is lost."""
+        try:
+            then = datetime.fromisoformat(self.summary["heartbeat"]).timestamp()
+        except (KeyError, ValueError):
+            return 0.0
+        return max(time.time() - then, 0.0) / 60
 
     def update(self, **fields: Any) -> None:
         """Write summary.json with these fields changed."""
@@ -213,7 +361,9 @@ class Run:
         self.summary["heartbeat"] = _now()
         self.summary["seconds"] = round(self._seconds_before + time.monotonic() - self._started, 3)
         if self.summary.get("segments"):
-            self.summary["segments"][-1]["to_step"] = self.summary.get("global_step", 0)
+            last = self.summary["segments"][-1]
+            last["to_step"] = self.summary.get("global_step", 0)
+            last["seconds"] = round(time.monotonic() - self._started, 3)
         write_atomically(self.directory / "summary.json", json.dumps(_plain(self.summary), indent=2) + "\n")
 
     def close(self) -> None:

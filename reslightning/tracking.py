@@ -32,8 +32,10 @@ class Wandb:
         entity: the user or team; none given means the key's own.
         group: runs shown together.
         name: the run's name; none given means the run directory's.
+        job_type: what the run is for; none given means train.
         tags: words to find the run by.
         notes: a longer description.
+        log_checkpoint: upload the last checkpoint when the run is finished.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -41,8 +43,10 @@ class Wandb:
     entity: str | None = None
     group: str | None = None
     name: str | None = None
+    job_type: str = "train"
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
+    log_checkpoint: bool = False
 
     def resolved_mode(self) -> Mode:
         """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found.
@@ -79,7 +83,7 @@ class MetricsCSV(Logger):
 
     COLUMNS = (
         *("epoch", "step", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5"),
-        *("val/n_samples", "lr", "images_per_second", "data_wait"),
+        *("val/n_samples", "lr", "images_per_second", "data_wait", "samples", "grad_norm"),
     )
 
     def __init__(self, path: Path) -> None:
@@ -158,6 +162,35 @@ class SafeWandbLogger(WandbLogger):
         except Exception as error:  # whatever its service process dies of
             warnings.warn(f"W&B did not take the metrics of step {step}: {error}", stacklevel=2)
 
+    def show(self, confusion: Path, worst: Path) -> None:
+        """Send the confusion matrix, as counts that are not zero, and the picture of the worst images."""
+        import wandb
+
+        try:
+            with confusion.open(newline="") as file:
+                names, *rows = csv.reader(file)
+            counts = [
+                [row[0], name, int(count)]
+                for row in rows
+                for name, count in zip(names[1:], row[1:], strict=True)
+                if int(count)
+            ]
+            table = wandb.Table(columns=["class", "taken for", "images"], data=counts)
+            self.experiment.log({"val/confusion": table, "val/worst": wandb.Image(str(worst))})
+        except Exception as error:
+            warnings.warn(f"W&B did not take the confusion matrix: {error}", stacklevel=2)
+
+    def upload(self, checkpoint: Path) -> None:
+        """Send a checkpoint as an artifact."""
+        import wandb
+
+        try:
+            artifact = wandb.Artifact(f"checkpoint-{self.experiment.id}", type="model")
+            artifact.add_file(str(checkpoint))
+            self.experiment.log_artifact(artifact)
+        except Exception as error:
+            warnings.warn(f"W&B did not take {checkpoint}: {error}", stacklevel=2)
+
     def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
         """End W&B's part of the run with final values."""
         try:
@@ -192,6 +225,7 @@ def start_wandb(
             entity=options.entity,
             group=options.group,
             name=options.name or directory.resolve().name,
+            job_type=options.job_type,
             tags=options.tags,
             notes=options.notes,
             dir=directory.resolve(),  # its service process may have another working folder
@@ -220,4 +254,7 @@ def start_wandb(
         return start_wandb(options, "offline", directory, run_id, config)
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
+    for name in ("val/top1", "val/top5"):
+        run.define_metric(name, step_metric="trainer/global_step", summary="max,last")
+    run.define_metric("val/loss", step_metric="trainer/global_step", summary="min,last")
     return SafeWandbLogger(experiment=run), mode

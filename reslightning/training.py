@@ -17,11 +17,12 @@ from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
+from reslightning.findings import write_findings
 from reslightning.messages import describe, result, run_cost, verdict
 from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.progress import finished_epochs, lost_process, started_by_lightning
-from reslightning.provenance import changed_code, versions
-from reslightning.runs import Run, determining, identity, write_atomically
+from reslightning.provenance import changed_code, environment, versions
+from reslightning.runs import CONFUSION, WORST, Run, determining, identity, write_atomically
 from reslightning.slurm import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, job_id, requeue, restarts, running
 from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
 
@@ -143,7 +144,8 @@ class Segment:
         # What counts is the checkpoint: a killed run's summary may be from before it.
         reached = {"epoch": epoch, "global_step": step, **{key: self.state.get(key, {}) for key in ("metrics", "best")}}
         before = (self.run.summary.get("segments") or [{}])[-1].get("world_size", trainer.world_size)
-        self.run.start(_facts(self.config, model, data) | reached, world_size=trainer.world_size, step=step)
+        device = {"device": trainer.strategy.root_device.type}
+        self.run.start(_facts(self.config, model, data) | reached | device, world_size=trainer.world_size, step=step)
         begun()
         mode = wandb.resolved_mode()
         self.wandb, mode = start_wandb(
@@ -162,8 +164,8 @@ class Segment:
         sys.stdout.flush()
 
     def _wandb_config(self) -> dict[str, Any]:
-        facts = {name: self.run.summary[name] for name in ("parameters", "multiply_adds", "identity", "versions")}
-        return {**self.config, **facts, "flops": 2 * facts["multiply_adds"], "segments": self.run.summary["segments"]}
+        facts = {name: value for name, value in self.run.summary.items() if name not in ("metrics", "best", "status")}
+        return {**self.config, "run": facts, "flops": 2 * facts["multiply_adds"]}
 
     def _train(
         self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
@@ -174,6 +176,7 @@ class Segment:
                 self._begin(trainer, model, data, wandb, checkpoint)
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             status, exit_code = "finished", 0
+            self._show(model, data, wandb)
         except Stopped as stopped:
             status, exit_code = "preempted", int(str(stopped.code))
             if self.leads:
@@ -198,6 +201,18 @@ class Segment:
             if data.reads_files:
                 workers, cpus = trainer.train_dataloader.num_workers, data.cpus()  # type: ignore[union-attr]
                 print(f"  {verdict(self.throughput.data_wait, workers, cpus)}", flush=True)
+
+    def _show(self, model: ImageClassifier, data: DataModule, wandb: Wandb) -> None:
+        """Leave the confusion matrix and the worst validation images, and what W&B is asked to keep."""
+        if not self.leads:
+            return
+        if model.samples is not None:
+            folder = self.run.directory / "evaluations"
+            write_findings(model.samples, data, folder)
+            if self.wandb:
+                self.wandb.show(folder / CONFUSION, folder / WORST)
+        if self.wandb and wandb.log_checkpoint:
+            self.wandb.upload(self.run.last)
 
     def _say_stopped(self, stopped: Stopped) -> None:
         step = self.run.summary.get("global_step", 0)
@@ -243,8 +258,10 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "multiply_adds": multiply_adds,
         "epochs": config["trainer"]["max_epochs"],
         "seed": config["seed_everything"],
+        "group": config["wandb"]["group"],
         "options": determining(config),
         "versions": versions(),
+        "environment": environment(),
     }
 
 

@@ -116,7 +116,10 @@ class Recorder(Checkpoint):
         """Write down the epoch."""
         assert isinstance(pl_module, ImageClassifier)
         epoch = trainer.current_epoch + 1
-        row = {"epoch": epoch, **pl_module.metrics}
+        samples = trainer.global_step * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        row = {"epoch": epoch, "samples": samples, **pl_module.metrics}
+        if pl_module.device.type == "cuda":
+            row["gpu_memory"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
         pl_module.metrics = {}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)

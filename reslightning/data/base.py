@@ -131,6 +131,10 @@ class DataModule(LightningDataModule):
         """How an image is evaluated, in a word: its centre, which for small images is all of it."""
         return "center"
 
+    @abstractmethod
+    def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return an image [height, width, 3] as it is evaluated, before it is normalised."""
+
     def source(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
         return None

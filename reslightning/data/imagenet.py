@@ -216,6 +216,11 @@ class ImageFolder(DataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def picture(self, split: Split, index: int) -> decode.Pixels:
+        """Return an image's middle [eval_size, eval_size, 3]."""
+        part, positions = self._parts[split]
+        return decode.center(self.images.read(part, int(positions[index])), self.eval_resize, self.eval_size)
+
     def cpus(self) -> int:
         """Return the CPUs that this process may use, of those that a training's processes share."""
         task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -95,6 +96,11 @@ class InMemory(DataModule):
             collate_fn=torch.tensor,
             worker_init_fn=ignore_signals,
         )
+
+    def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return an image [height, width, 3], as it is."""
+        self.setup()
+        return self._images[split][index].permute(1, 2, 0).cpu().numpy()
 
     def indices(self, content: Tensor) -> Tensor:
         """Return the batch: it is indices."""

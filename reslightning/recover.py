@@ -1,0 +1,75 @@
+"""Files that were still being written, or copied, when something ended: what is whole of them; without torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],]')
+_CLOSING = {"{": "}", "[": "]"}
+
+
+def read_json(path: Path) -> tuple[dict[str, Any], bool]:
+    """Return what a JSON file's object says before wherever it is cut, and whether it is whole."""
+    try:
+        text = path.read_bytes().decode(errors="ignore")
+    except OSError:
+        return {}, False
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return _before_the_cut(text), False
+    return (content, True) if isinstance(content, dict) else ({}, False)
+
+
+def _before_the_cut(text: str) -> dict[str, Any]:
+    """Close the brackets that are open behind the last value that is whole."""
+    places: list[tuple[int, str]] = []
+    brackets: list[str] = []
+    for token in _TOKENS.finditer(text):
+        if token[0] in _CLOSING:
+            brackets.append(token[0])
+        elif token[0] in "}]" and brackets:
+            brackets.pop()
+        elif token[0] != ",":
+            continue
+        # A comma ends a value in front of it, a bracket stands behind its own.
+        end = token.start() if token[0] == "," else token.end()
+        places.append((end, "".join(_CLOSING[bracket] for bracket in reversed(brackets))))
+    for end, closing in reversed(places):
+        try:
+            content = json.loads(text[:end] + closing)
+        except ValueError:
+            continue
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, float]], bool]:
+    """Return the rows of numbers in a CSV file that are whole, without empty cells, and whether all are."""
+    try:
+        content = path.read_bytes().decode(errors="ignore")
+    except OSError:
+        return [], False
+    lines = content.splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    reader = csv.reader(whole)
+    names = next(reader, [])
+    rows: list[dict[str, float]] = []
+    for cells in reader:
+        values = [_number(cell) for cell in cells]
+        if len(cells) != len(names) or None in values:
+            return rows, False
+        rows.append({n: v for n, v, cell in zip(names, values, cells, strict=True) if cell and v is not None})
+    return rows, len(whole) == len(lines)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell) if cell else math.nan
+    except ValueError:
+        return None

@@ -1,0 +1,206 @@
+"""One self-contained page on runs: a table to sort and filter, curves, differences, confusion, worst images."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from reslightning import tables
+from reslightning.comparison import Group, Statistic, differing
+from reslightning.errors import UserError
+from reslightning.figures import COLOURS, curves
+from reslightning.runs import CONFUSION, WORST, RunRecord, write_atomically
+from reslightning.tables import Part
+
+MOST_CLASSES = 30  # a confusion matrix with more is left to its file
+
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1200px;padding:0 1rem;color:#222}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.85rem}
+th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;white-space:nowrap}
+th{cursor:pointer;text-align:left;background:#f4f5f7;position:sticky;top:0}
+th[aria-sort=ascending]::after{content:" ▲"}
+th[aria-sort=descending]::after{content:" ▼"}
+td.number{text-align:right;font-variant-numeric:tabular-nums}
+tr.first td{font-weight:600}input{font:inherit;padding:.3rem .5rem;width:20rem;margin:.5rem 0}
+.confusion td{text-align:right;border:1px solid #eee}.confusion th{cursor:default}
+img{max-width:100%}.note{color:#8a4b00}
+"""
+
+SCRIPT = """
+for (const table of document.querySelectorAll("table.runs")) {
+  const rows = () => [...table.tBodies[0].rows];
+  [...table.tHead.rows[0].cells].forEach((head, column) => head.addEventListener("click", () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    rows().sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const order = isNaN(x) || isNaN(y) ? String(x).localeCompare(y) : x - y;
+      return down ? -order : order;
+    }).forEach(row => table.tBodies[0].append(row));
+  }));
+}
+document.getElementById("filter").addEventListener("input", event => {
+  const words = event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  for (const row of document.querySelectorAll("table.runs tbody tr"))
+    row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+});
+"""
+
+
+def write_report(
+    parts: Sequence[Part], runs: Sequence[RunRecord], path: Path, names: Sequence[str], sort: str, by: str | None
+) -> None:
+    """Write the page.
+
+    Args:
+        parts: title and rows of each table.
+        runs: all runs, for curves and differences.
+        path: the file.
+        names: the tables' columns.
+        sort: what rows are ordered by.
+        by: what they are grouped by.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    head, drawn = _curves(runs, by)
+    sections = [_table(title, tables.order(groups, sort), names, by) for title, groups in parts]
+    best = [tables.order(groups, "top1")[0].runs[0] for _, groups in parts]
+    body = [
+        "<h1>Runs</h1>",
+        f"<p>{len(runs)} runs; errors in percent. Click a heading to sort, a name in the figure to hide its curve.</p>",
+        '<input id="filter" type="search" placeholder="filter: words of a row" aria-label="filter">',
+        *sections,
+        "<h2>Curves</h2><p>Thin: training, bold: validation. Drag or scroll to zoom.</p>",
+        drawn,
+        _differences(runs),
+        *(_evaluation(run) for run in best),
+        *(f'<p class="note">{html.escape(f"{run.source}: {p}")}</p>' for run in runs for p in run.problems),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>reslightning: runs</title>'
+        '<link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style>{head}</head><body>{''.join(body)}<script>{SCRIPT}</script></body></html>"
+    )
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _table(title: str, groups: Sequence[Group], names: Sequence[str], by: str | None) -> str:
+    columns = [*([by, "n"] if by else []), *(name for name in names if not by or name not in ("run", by))]
+    heads = "".join(f"<th>{html.escape(tables.TITLES.get(name, name))}</th>" for name in columns)
+    rows = []
+    for number, group in enumerate(groups):
+        cells = []
+        for name in columns:
+            value = tables.value_of(group, name, by)
+            plain = value.mean if isinstance(value, Statistic) else value
+            numeric = isinstance(plain, int | float) and math.isfinite(plain)
+            data = f' data-value="{plain}" class="number"' if numeric else ""
+            cells.append(f"<td{data}>{html.escape(tables.text(value, name))}</td>")
+        rows.append(f"<tr{' class=first' if number == 0 else ''}>{''.join(cells)}</tr>")
+    return (
+        f'<h2>{html.escape(title)}</h2><div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _curves(runs: Sequence[RunRecord], by: str | None) -> tuple[str, str]:
+    """Return the figure's scripts for the page's head, and its place."""
+    from bokeh.embed import components
+    from bokeh.plotting import figure
+    from bokeh.resources import Resources
+
+    lines = curves(runs, by, "epoch")
+    if not lines:
+        return "", "<p>No run has finished an epoch.</p>"
+    plot = figure(
+        height=480,
+        sizing_mode="stretch_width",
+        tools="pan,box_zoom,wheel_zoom,reset,save",
+        x_axis_label="epoch",
+        y_axis_label="top-1 error (%)",
+        output_backend="canvas",
+    )
+    plot.toolbar.logo = None
+    labels = list(dict.fromkeys(line.label for line in lines))
+    for line in lines:
+        colour = COLOURS[labels.index(line.label) % len(COLOURS)]
+        if line.low != line.high:
+            plot.varea(line.x, line.low, line.high, color=colour, alpha=0.15, legend_label=line.label)
+        plot.line(line.x, line.y, color=colour, line_width=2.2 if line.split == "val" else 0.8, legend_label=line.label)
+    plot.legend.click_policy = "hide"
+    plot.legend.label_text_font_size = "9pt"
+    if len(labels) > 12:
+        plot.legend.ncols = math.ceil(len(labels) / 25)
+    plot.add_layout(plot.legend[0], "right" if len(labels) <= 12 else "below")
+    script, place = components(plot)
+    return Resources(mode="inline", components=["bokeh"]).render() + script, place
+
+
+def _differences(runs: Sequence[RunRecord]) -> str:
+    keys = differing(runs)
+    if not keys:
+        return "<h2>Differences</h2><p>The runs' options are the same.</p>"
+    heads = "".join(f"<th>{html.escape(key)}</th>" for key in ["run", *keys])
+    rows = []
+    for run in runs:
+        options = run.summary.get("options") or {}
+        cells = [run.name, *(json.dumps(options[key]).strip('"') if key in options else "" for key in keys)]
+        rows.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
+    return (
+        f'<h2>Differences</h2><div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _evaluation(run: RunRecord) -> str:
+    """Return the confusion matrix and the worst images of a run, as far as its directory has them."""
+    folder = Path(run.source) / "evaluations"
+    text = ""
+    try:
+        with (folder / CONFUSION).open(newline="") as file:
+            rows = list(csv.reader(file))
+        if len(rows) - 1 <= MOST_CLASSES:
+            text += _confusion(run, rows)
+    except OSError:
+        pass
+    try:
+        picture = base64.b64encode((folder / WORST).read_bytes()).decode()
+        text += (
+            f"<h2>Worst validation images of {html.escape(run.name)}</h2>"
+            f'<img alt="worst validation images" src="data:image/png;base64,{picture}">'
+        )
+    except OSError:
+        pass
+    return text
+
+
+def _confusion(run: RunRecord, rows: list[list[str]]) -> str:
+    names, body = rows[0][1:], []
+    for row in rows[1:]:
+        counts = [int(cell) for cell in row[1:]]
+        total = sum(counts) or 1
+        cells = "".join(
+            f'<td style="background:rgba(0,114,178,{count / total:.2f})" title="{html.escape(row[0])} taken for '
+            f'{html.escape(name)}">{count}</td>'
+            for count, name in zip(counts, names, strict=True)
+        )
+        body.append(f"<tr><th>{html.escape(row[0])}</th>{cells}</tr>")
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    return (
+        f"<h2>Confusion of {html.escape(run.name)}</h2><p>Rows are classes, columns what they were taken for.</p>"
+        f'<div class="wide"><table class="confusion"><tr><th></th>{heads}</tr>{"".join(body)}</table></div>'
+    )
