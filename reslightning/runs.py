@@ -241,8 +241,8 @@ def find_runs(path: Path) -> list[Path]:
 def _signs_of_life(directory: Path, summary: Mapping[str, Any]) -> tuple[float | None, bool]:
     """Return seconds since the last sign of life, and whether the lock is dead or gone."""
     ages = []
-    with contextlib.suppress(TypeError, ValueError):
-        ages.append(time.time() - datetime.fromisoformat(str(summary["heartbeat"])).timestamp() if summary else 0)
+    with contextlib.suppress(KeyError, ValueError):
+        ages.append(time.time() - datetime.fromisoformat(str(summary["heartbeat"])).timestamp())
     lock = directory / "lock"
     dead = True
     with contextlib.suppress(OSError):

@@ -92,12 +92,11 @@ def value_of(group: Group, name: str, by: str | None) -> Value | Statistic:
 def text(value: Value | Statistic, name: str, style: str = "table") -> str:
     """Return a value as people read it."""
     if isinstance(value, Statistic):
-        sign = r"$\\pm$" if style == "latex" else "±"
         if value.deviation is None or value.interval is None:
             return text(value.mean, name, style)
         parts = [text(number, name, style) for number in (value.mean, value.deviation)]
         half = text(value.interval, name, style).lstrip("+")
-        return f"{parts[0]} {sign} {parts[1].lstrip('+')} (95 %: {sign} {half})"
+        return f"{parts[0]} ± {parts[1].lstrip('+')} (95 %: ± {half})"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if name in PERCENT and isinstance(value, int | float):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import socket
 import time
 
 import pytest
@@ -120,3 +121,77 @@ def test_a_server_that_does_not_answer(cli, tmp_path, monkeypatch):
     assert list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
     for path in tmp_path.glob("run/**/*"):
         assert not path.is_file() or key.encode() not in path.read_bytes(), path
+
+
+def planted(monkeypatch) -> list[bytes]:
+    """Plant credentials where tools look for them, and return them."""
+    secrets = {name: f"{number}{'5ec4e7' * 7}"[:40] for number, name in enumerate(("key", "token", "cloud", "netrc"))}
+    monkeypatch.setenv("WANDB_API_KEY", secrets["key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets["cloud"])
+    monkeypatch.setenv("HF_TOKEN", secrets["token"] + "x")
+    # A remote's address with a token, as git itself sees it in every folder.
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "remote.origin.url")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"https://user:{secrets['token']}@127.0.0.1/repository.git")
+    return [secret.encode() for secret in secrets.values()]
+
+
+def test_no_secret_in_any_file(cli, tmp_path, monkeypatch):
+    secrets = planted(monkeypatch)
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.parent.mkdir()
+    netrc.write_bytes(b"machine api.wandb.ai login user password " + secrets[3] + b"\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("HOME", str(netrc.parent))
+    line = f"{SMALL} --trainer.max_epochs 1".replace("disabled", "offline")
+    assert cli(f"fit {line} --run_dir run").status == 0
+    assert cli("test --run_dir run").status == 0
+    assert cli("compare run --html page.html --plot figure.svg").status == 0
+    (tmp_path / "script.sh").write_text(cli(f"submit --dry-run -- fit {line}").out)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != netrc]
+    names = {path.name for path in files}
+    assert {"config.yaml", "summary.json", "metrics.csv", "last.ckpt", "page.html", "script.sh"} <= names
+    assert any(path.suffix == ".wandb" and path.stat().st_size > 1000 for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert not any(secret in content for secret in secrets), path
+
+
+def test_sync_without_a_server_says_so_and_loses_nothing(cli, tmp_path, monkeypatch):
+    line = f"fit {SMALL} --trainer.max_epochs 1 --run_dir run".replace("disabled", "offline")
+    assert cli(line).status == 0
+    (file,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")
+    before = file.read_bytes()
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    started = time.monotonic()
+    result = cli("sync run")
+    assert result.status == 1
+    assert "W&B's server 127.0.0.1 cannot be reached" in result.err
+    assert "nothing is lost" in result.err
+    assert time.monotonic() - started < 10
+    assert file.read_bytes() == before
+    assert "no runs at" in cli("sync nowhere").err
+
+
+def test_sync_uploads_segments_in_order_and_bounds_what_hangs(cli, tmp_path, monkeypatch):
+    """A server that accepts and never answers: each run's share of time is bounded, and each is named."""
+    from reslightning.commands.sync import offline_segments
+
+    for run, moments in (("a", ("20260102_000000", "20260101_000000", "20260103_000000")), ("b", ())):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "summary.json").write_text("{}")
+        for moment in moments:
+            (tmp_path / "runs" / run / "wandb" / f"offline-run-{moment}-id").mkdir(parents=True)
+    found = [path.name.split("-")[2] for path in offline_segments(tmp_path / "runs" / "a")]
+    assert found == ["20260101_000000", "20260102_000000", "20260103_000000"]
+    assert cli(f"fit {SMALL} --trainer.max_epochs 1 --run_dir runs/c".replace("disabled", "offline")).status == 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        result = cli("sync runs --timeout 5")
+    assert result.status == 1
+    assert "runs/a: FAILED: " in result.out  # its folders hold nothing
+    assert "runs/b: nothing was recorded offline" in result.out
+    assert "runs/c: FAILED: no answer from the server for 5 s" in result.out
+    assert "2 of 3 runs were not uploaded" in result.out

@@ -18,13 +18,17 @@ WANDB = "wandb:"
 
 def main(argv: list[str]) -> int:
     """Print tables of runs, and write figures and a page if asked."""
-    args = _parser().parse_args(argv[1:])
+    words = argv[1:]
+    if "--sort" in words[:-1]:  # a column with - in front would be taken for an option
+        at = words.index("--sort")
+        words[at : at + 2] = [f"--sort={words[at + 1]}"]
+    args = _parser().parse_args(words)
     records, notes = _records(args)
     keys = {key for record in records for key in record.summary.get("options") or {}}
     shown = select(records, [Filter.parse(text, keys) for text in args.filter])
     if not shown:
         raise UserError(f"none of the {len(records)} runs is left by the filters: {' '.join(args.filter)}")
-    names = args.columns.split(",") if args.columns else list(DEFAULT)
+    names = args.columns.split(",") if args.columns else _with_values(shown)
     for name in [*names, args.sort.lstrip("-"), *([args.by] if args.by else [])]:
         column(name, keys)
     parts = [
@@ -73,6 +77,11 @@ def _parser() -> CommandParser:
     add("--html", type=Path, metavar="FILE", help="a page with table, curves and differences that needs no network")
     add("--group", help="wandb: the runs of a group")
     return parser
+
+
+def _with_values(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the usual columns without those that would be empty."""
+    return [name for name in DEFAULT if any(COLUMNS[name](run) is not None for run in runs)]
 
 
 def _more() -> str:

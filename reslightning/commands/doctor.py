@@ -6,16 +6,15 @@ import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from reslightning.commands import CommandParser
+from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
 from reslightning.slurm import INTERACTIVE_NAMES, Allocation, Plan
 
@@ -223,16 +222,15 @@ def _wandb() -> Iterator[Line]:
     if mode := os.environ.get("WANDB_MODE"):
         yield OK, "W&B", f"WANDB_MODE={mode}"
         return
-    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     key = bool(os.environ.get("WANDB_API_KEY")) or (Path("~/.netrc").expanduser().is_file())
     if not key:
         yield OK, "W&B", "no key found: runs are recorded offline"
         return
-    try:
-        with socket.create_connection((str(url.hostname), url.port or 443), timeout=3):
-            yield OK, "W&B", f"{url.hostname} is reachable"
-    except OSError as error:
-        yield WARN, "W&B", f"{url.hostname} is not reachable ({error}): runs are offline; set WANDB_MODE=offline"
+    host, problem = wandb_server()
+    if problem:
+        yield WARN, "W&B", f"{host} is not reachable ({problem}): runs are offline; set WANDB_MODE=offline"
+    else:
+        yield OK, "W&B", f"{host} is reachable"
 
 
 def _versions() -> Iterator[Line]:

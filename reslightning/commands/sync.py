@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from reslightning.commands import CommandParser
-from reslightning.errors import UserError
+from reslightning.errors import TrainingError, UserError
 from reslightning.runs import find_runs
 
 SECONDS = 300.0
@@ -28,6 +30,12 @@ def main(argv: list[str]) -> int:
     directories = [directory for path in args.runs for directory in find_runs(path.expanduser())]
     if not directories:
         raise UserError(f"no runs at {', '.join(str(path.absolute()) for path in args.runs)}")
+    host, problem = wandb_server()
+    if problem:
+        raise TrainingError(
+            f"W&B's server {host} cannot be reached: {problem}\nNothing was uploaded, and nothing is lost: sync again "
+            "where there is a network."
+        )
     failed = 0
     for directory in directories:
         segments = offline_segments(directory)
@@ -42,6 +50,17 @@ def main(argv: list[str]) -> int:
     return int(failed > 0)
 
 
+def wandb_server() -> tuple[str, str | None]:
+    """Return the name of W&B's server, and why it cannot be reached; None if it can."""
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = url.port or (80 if url.scheme == "http" else 443)
+    try:
+        with socket.create_connection((str(url.hostname), port), timeout=5):
+            return str(url.hostname), None
+    except OSError as error:
+        return str(url.hostname), str(error)
+
+
 def offline_segments(directory: Path) -> list[Path]:
     """Return the folders of what a run recorded offline, in the order of their beginnings."""
     return sorted((directory / "wandb").glob("offline-run-*"), key=lambda path: path.name.split("-")[2])
@@ -52,6 +71,8 @@ def _upload(segments: list[Path], seconds: float) -> str | None:
 
     `wandb sync` uploads a run's segments in the order of their beginnings, and skips what it has uploaded.
     """
+    if not any(any(segment.glob("*.wandb")) for segment in segments):
+        return "its folders hold no recording"
     command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, segments)]
     environ = os.environ | {"WANDB_SILENT": "false"}
     try:

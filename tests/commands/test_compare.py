@@ -1,0 +1,366 @@
+"""compare: tables that equal what is computed by hand, cut and foreign files, many runs, figures and the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from reslightning.errors import UserError
+from reslightning.recover import read_json, read_rows
+from reslightning.runs import RunRecord
+from tests.conftest import SMALL, process
+
+
+def made(folder: Path, name: str, *, epochs: int = 3, top1: float = 0.9, **facts) -> Path:
+    """Write the files of a run that compare reads, as a training leaves them."""
+    run = folder / name
+    run.mkdir(parents=True)
+    lines = ["epoch,step,train/loss,train/top1,val/loss,val/top1,val/top5,val/n_samples,lr,images_per_second"]
+    for epoch in range(1, epochs + 1):
+        share = top1 * epoch / epochs
+        lines.append(f"{epoch},{10 * epoch},{2 / epoch!r},{share * 0.9!r},{1 / epoch!r},{share!r},0.99,359,0.1,1000.0")
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    last = {"epoch": epochs, "train/loss": 2 / epochs, "val/top1": top1, "val/top5": 0.99, "val/loss": 1 / epochs}
+    options = {"data": "CIFAR10", "model.arch": "resnet20", "data.batch_size": 128, "model.optim.lr": 0.1}
+    summary = {
+        "format": 1,
+        "run_id": name,
+        "identity": "00000000",
+        "status": "finished",
+        "arch": "resnet20",
+        "shortcut": None,
+        "version": None,
+        "dataset": "CIFAR10",
+        "protocol": "center",
+        "val_source": "test",
+        "metrics": last,
+        "best": {"val/top1": top1, "epoch": epochs},
+        "epoch": epochs,
+        "epochs": epochs,
+        "global_step": 10 * epochs,
+        "parameters": 269722,
+        "multiply_adds": 40551424,
+        "images_per_second": 1000.0,
+        "seconds": 60.0,
+        "heartbeat": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": options | facts.pop("options", {}),
+        "segments": [{"world_size": 4, "from_step": 0, "to_step": 10 * epochs, "seconds": 60.0}],
+    }
+    (run / "summary.json").write_text(json.dumps(summary | facts, indent=2) + "\n")
+    return run
+
+
+def records(cli, line: str) -> list[dict]:
+    result = cli(f"compare {line} --format json")
+    assert result.status == 0, result.err
+    return json.loads(result.out)
+
+
+def test_seeds_are_grouped_as_by_hand(cli, tmp_path):
+    """Three networks with two seeds each, really trained; a copied directory counts once."""
+    errors: dict[str, list[float]] = {}
+    for arch in ("resnet8", "plain8", "resnet14"):
+        for seed in (0, 1):
+            small = SMALL.replace("resnet8", arch).replace("disabled", "offline")
+            assert cli(f"fit {small} --seed_everything {seed} --trainer.max_epochs 1").status == 0
+    runs = sorted(Path("runs").iterdir())
+    assert len(runs) == 6
+    for run in runs:
+        with (run / "metrics.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        errors.setdefault(run.name.split("-")[1], []).append(100 * (1 - float(row["val/top1"])))
+    shutil.copytree(runs[0], "runs/copied")
+    result = cli("compare runs --by arch --format csv --columns arch,top1,seed")
+    rows = {row["arch"]: row for row in csv.DictReader(io.StringIO(result.out))}
+    assert len(rows) == 3
+    for arch, (first, second) in errors.items():
+        assert rows[arch]["n"] == "2"
+        assert float(rows[arch]["top1"]) == statistics.fmean([first, second])
+        assert float(rows[arch]["top1_std"]) == statistics.stdev([first, second])
+        # Student's t with one degree of freedom, 97.5 %: 12.7062
+        assert float(rows[arch]["top1_interval95"]) == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
+    assert "is a copy of" in result.err
+    assert "runs/copied" in result.err
+    shown = cli("compare")
+    assert shown.status == 0
+    best = min(error for pair in errors.values() for error in pair)
+    assert f"{best:.2f}" in shown.out.splitlines()[4]
+    assert "Digits, center, validated on the test set" in shown.out
+    page = cli("compare --html page.html --by arch")
+    assert page.status == 0, page.err
+    assert Path("page.html").stat().st_size < 5e6
+    # what a finished training left for the page
+    with (runs[1] / "evaluations" / "val-confusion.csv").open(newline="") as file:
+        counts = [list(map(int, row[1:])) for row in list(csv.reader(file))[1:]]
+    assert sum(map(sum, counts)) == 359
+    hits = sum(counts[k][k] for k in range(10))
+    assert hits / 359 == json.loads((runs[1] / "summary.json").read_text())["metrics"]["val/top1"]
+    assert (runs[1] / "evaluations" / "val-worst.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_published_value_stands_beside_the_same_protocol(cli, tmp_path):
+    made(tmp_path / "runs", "a", top1=0.92)
+    made(tmp_path / "runs", "b", top1=0.93, protocol="center-flip")
+    made(tmp_path / "runs", "c", top1=0.94, shortcut="B")
+    rows = {row["run"]: row for row in records(cli, "runs --columns run,top1,published,difference")}
+    assert rows["a"]["published"] == 8.75
+    assert rows["a"]["difference"] == pytest.approx(8.0 - 8.75)
+    assert rows["b"]["published"] is None
+    assert rows["c"]["published"] is None
+
+
+def test_ranking_by_best_needs_held_out_images(cli, tmp_path):
+    for name, source in (("a", "test"), ("b", "held-out")):
+        run = made(tmp_path / "runs", name, val_source=source)
+        with (run / "metrics.csv").open("a") as file:
+            file.write("4,40,0.5,0.5,0.5,0.5,0.99,359,0.1,1000.0\n")
+        facts = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(facts | {"epoch": 4, "metrics": {"epoch": 4, "val/top1": 0.5}}))
+    rows = {row["run"]: row for row in records(cli, "runs --columns run,top1,of,best_top1,last_top1")}
+    assert (rows["a"]["top1"], rows["a"]["of"]) == (50.0, "last")
+    assert (rows["b"]["top1"], rows["b"]["of"]) == (pytest.approx(10.0), "best")
+    out = cli("compare runs").out
+    assert out.count("validated on") == 2  # not ranked together
+
+
+def test_a_summary_that_contradicts_its_rows_is_not_believed(cli, tmp_path):
+    run = made(tmp_path / "runs", "a", top1=0.9)
+    facts = json.loads((run / "summary.json").read_text())
+    facts["metrics"]["val/top1"] = facts["best"]["val/top1"] = 0.99
+    (run / "summary.json").write_text(json.dumps(facts))
+    result = cli("compare runs --columns run,top1 --format json")
+    assert json.loads(result.out)[0]["top1"] == pytest.approx(10.0)
+    assert "runs/a: summary.json says val/top1=0.99 of epoch 3, metrics.csv 0.9" in result.err
+    (run / "metrics.csv").write_text("\n".join((run / "metrics.csv").read_text().splitlines()[:2]) + "\n")
+    assert "summary.json is at epoch 3, metrics.csv ends at 1" in cli("compare runs").err
+
+
+def test_lost_runs(cli, tmp_path):
+    old = (datetime.now(UTC) - timedelta(hours=3)).isoformat()
+    made(tmp_path / "runs", "lost", status="running", heartbeat=old)
+    held = made(tmp_path / "runs", "held", status="running", heartbeat=old)
+    (held / "lock").touch()
+    made(tmp_path / "runs", "fresh", status="running")
+    rows = {row["run"]: row for row in records(cli, "runs --columns run,status,heartbeat")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "lost": "lost",
+        "held": "running",
+        "fresh": "running",
+    }
+    assert rows["lost"]["heartbeat"] > 3 * 3600 - 5
+    assert rows["held"]["heartbeat"] < 60
+
+
+def test_filters_columns_and_differences(cli, tmp_path):
+    made(tmp_path / "runs", "a", top1=0.90, options={"model.optim.lr": 0.1})
+    made(tmp_path / "runs", "b", top1=0.92, options={"model.optim.lr": 0.2})
+    made(tmp_path / "runs", "c", top1=float("nan"), arch="resnet32", options={"model.arch": "resnet32"})
+    assert [row["run"] for row in records(cli, "runs")] == ["b", "a", "c"]
+    assert [row["run"] for row in records(cli, "runs --sort -top1")] == ["a", "b", "c"]
+    assert [row["run"] for row in records(cli, "runs --filter 'top1<9'")] == ["b"]
+    assert [row["run"] for row in records(cli, "runs --filter arch!=resnet20")] == ["c"]
+    assert [row["run"] for row in records(cli, "runs --filter model.optim.lr>=0.2 status=finished")] == ["b"]
+    assert records(cli, "runs --columns run,model.optim.lr --filter arch=resnet20")[0]["model.optim.lr"] == 0.2
+    out = cli("compare runs --diff --columns run,top1").out
+    assert "model.optim.lr" in out
+    assert "data.batch_size" not in out
+    by = cli("compare runs --by arch --columns top1").out
+    assert "resnet20: its runs differ in model.optim.lr" in by
+    for line, message in (
+        ("--columns run,topp1", "did you mean 'top1'"),
+        ("--filter archs=x", "did you mean 'arch'"),
+        ("--filter top1", "is no condition"),
+        ("--filter 'top1<0'", "none of the 3 runs is left by the filters: top1<0"),
+        ("--sort top", "unknown column 'top'"),
+        ("--by modell.arch", "did you mean 'model.arch'"),
+        ("--format txt", "invalid choice: 'txt'"),
+        ("--plot x.gif", "allowed: .png, .svg, .pdf"),
+    ):
+        result = cli(f"compare runs {line}")
+        assert result.status == 2, line
+        assert message in result.err
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "latex", "csv"])
+def test_formats(cli, tmp_path, style):
+    made(tmp_path / "runs", "a", top1=0.9167)
+    out = cli(f"compare runs --format {style} --columns run,top1,parameters").out
+    assert ("8.33" in out) or ("8.329" in out)
+    marks = {"table": "----", "markdown": "|--", "latex": r"\begin{tabular}", "csv": "section,run,top1,parameters"}
+    assert marks[style] in out
+
+
+def test_half_written_and_foreign_folders(cli, tmp_path):
+    good = made(tmp_path / "runs", "good")
+    for name, content in (("foreign", '{"accuracy": 0.5}'), ("broken", "{"), ("list", "[1, 2]")):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "summary.json").write_text(content)
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "metrics.csv").write_text("a,b\n1,2\n")
+    result = cli("compare runs")
+    assert result.status == 0
+    assert good.name in result.out
+    assert "4 folders are no runs:" in result.err
+    for name in ("foreign", "broken", "list", "other"):
+        assert f"skipped runs/{name}" in result.err
+    (tmp_path / "empty").mkdir()
+    result = cli("compare empty")
+    assert result.status == 2
+    assert "looked for: folders with summary.json or metrics.csv" in result.err
+
+
+def test_cuts_lose_only_what_lies_behind_them(tmp_path):
+    """Both files cut at 200 random bytes: no error, and what stood before the cut is read."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    run = made(tmp_path, "whole", epochs=20)
+    facts, rows = (run / "summary.json").read_bytes(), (run / "metrics.csv").read_bytes()
+    everything, _ = read_json(run / "summary.json")
+    expected, _ = read_rows(run / "metrics.csv")
+    for _ in range(200):
+        at, row_at = chance.randrange(len(facts)), chance.randrange(len(rows))
+        (run / "summary.json").write_bytes(facts[:at])
+        (run / "metrics.csv").write_bytes(rows[:row_at])
+        found, whole = read_json(run / "summary.json")
+        assert not whole or at >= len(facts) - 1
+        lines = facts[:at].decode().splitlines()
+        # Every fact on a line of its own that is whole, with the comma that ends it.
+        before = {line.split('"')[1] for line in lines if line.startswith('  "') and line.endswith(",")}
+        assert before - {"metrics", "best", "options", "segments"} <= found.keys()
+        assert all(everything[name] == found[name] for name in before & found.keys())
+        kept, _ = read_rows(run / "metrics.csv")
+        assert kept == expected[: max(rows[:row_at].count(b"\n") - 1, 0)]
+        try:
+            record = RunRecord.from_directory(run)
+        except UserError:
+            assert at < 30
+            continue
+        assert len(record.history) == len(kept)
+        assert record.problems
+
+
+def test_wandb_shaped_like_its_api(cli, tmp_path, monkeypatch):
+    """Against a stand-in for wandb.Api, which is all of it that can be reached here."""
+    from reslightning import wandb_runs
+    from tests.wandb_standin import Api
+
+    records, problem = wandb_runs.read_project("team/project", api=Api(1000))
+    assert (len(records), problem) == (1000, None)
+    assert len({record.summary["run_id"] for record in records}) == 1000
+    assert records[7].history[1]["val/top1"] == pytest.approx(0.5 + 7 / 4000 + 0.1)
+    assert records[7].summary["arch"] == "resnet20"
+    records, problem = wandb_runs.read_project("team/project", api=Api(1000, fails_at=130))
+    assert len(records) == 130
+    assert "only 130 runs were read before the server failed: 502" in problem
+    with pytest.raises(UserError, match="W&B did not give the runs of team/project: 502"):
+        wandb_runs.read_project("team/project", api=Api(1000, fails_at=0))
+    with pytest.raises(UserError, match="no runs in team/none"):
+        wandb_runs.read_project("team/none", api=Api(0))
+    grouped, _ = wandb_runs.read_project("team/project", group="g1", api=Api(1000))
+    assert len(grouped) == 500
+    monkeypatch.setattr("wandb.Api", lambda: Api(3))
+    result = cli("compare wandb:team/project --columns run,top1,status,epoch --format json")
+    assert result.status == 0, result.err
+    rows = json.loads(result.out)
+    assert [row["run"] for row in rows] == ["run-2", "run-1", "run-0"]
+    assert rows[0]["top1"] == pytest.approx(100 * (0.3 - 2 / 4000))
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_figures(cli, tmp_path, suffix):
+    for seed, top1 in enumerate((0.90, 0.92)):
+        made(tmp_path / "runs", f"a{seed}", top1=top1, seed=seed)
+    made(tmp_path / "runs", "b", arch="resnet32", top1=0.94, epochs=5)
+    result = cli(f"compare runs --plot fig.{suffix} --by arch --log --over samples")
+    assert result.status == 0, result.err
+    content = Path(f"fig.{suffix}").read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
+    assert len(content) > 5000
+
+
+def test_curves_are_means_with_their_range():
+    from reslightning.figures import curves
+
+    def record(name: str, errors: list[float], batch: int) -> RunRecord:
+        rows = [{"epoch": k + 1.0, "step": 10.0 * (k + 1), "val/top1": 1 - e / 100} for k, e in enumerate(errors)]
+        return RunRecord(name, name, {"arch": "x", "options": {"data.batch_size": batch}}, rows)
+
+    runs = [record("a", [50, 20, 10], 4), record("b", [40, 30], 4)]
+    (curve,) = curves(runs, "arch", "epoch")
+    assert (curve.label, curve.x) == ("x", [1, 2])  # where both are
+    assert curve.y == pytest.approx([45, 25])
+    assert curve.low == pytest.approx([40, 20])
+    assert curve.high == pytest.approx([50, 30])
+    first, _ = curves(runs, None, "samples")
+    assert first.x == [40, 80, 120]
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from reslightning.__main__ import main
+status = main(sys.argv[1:])
+assert not {"torch", "lightning", "wandb", "torchvision"} & sys.modules.keys()
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1000, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def test_a_thousand_runs(tmp_path):
+    for number in range(1000):
+        made(tmp_path / "runs", f"run-{number:04}", epochs=200, top1=0.8 + number / 10_000, seed=number % 5)
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, "compare", str(tmp_path / "runs")], capture_output=True, text=True
+    )
+    seconds, memory = time.monotonic() - started, int(done.stderr.split()[-1])
+    print(f"{seconds:.1f} s, {memory} MB")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1004
+    assert "run-0999" in done.stdout.splitlines()[4]
+    assert seconds < 10
+    assert memory < 1000
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_is_one_line_with_one_curve(tmp_path):
+    """Real processes, kill -9 at epochs that nobody chose: one row in the table, no epoch twice, none missing."""
+    run = tmp_path / "runs" / "run"
+    line = f"fit {SMALL} --trainer.max_epochs 40 --run_dir {run}"
+    for least in (5, 15):
+        child = process(line)
+        deadline = time.monotonic() + 120
+        while not (run / "summary.json").exists() or json.loads((run / "summary.json").read_text())["epoch"] < least:
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.kill()
+        child.communicate()
+    child = process(line)
+    out, _ = child.communicate(timeout=200)
+    assert child.returncode == 0, out
+    record = RunRecord.from_directory(run)
+    assert record.problems == []
+    assert [row["epoch"] for row in record.history] == list(range(1, 41))
+    assert len(record.summary["segments"]) == 3
+    assert record.summary["minutes_lost"] > 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "reslightning", "compare", "runs", "--format", "json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    (row,) = json.loads(shown.stdout)
+    assert (row["status"], row["epoch"]) == ("finished", "40/40")

@@ -1,0 +1,51 @@
+"""A small stand-in for wandb.Api: runs in pages, with configuration, summary and history, that may fail half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+PAGE = 50
+
+
+class Api:
+    """Runs numbered from 0, two groups of them; the server fails before run ``fails_at``."""
+
+    def __init__(self, runs: int, fails_at: int | None = None) -> None:
+        self.count, self.fails_at, self.pages = runs, fails_at, 0
+
+    def runs(self, path: str, filters: dict | None, order: str, per_page: int) -> Iterator[Any]:
+        assert (order, per_page) == ("+created_at", PAGE)
+        for number in range(self.count):
+            if number % PAGE == 0:
+                self.pages += 1
+            if number == self.fails_at:
+                raise ConnectionError("502 Bad Gateway")
+            run = _run(path, number)
+            if not filters or run.group == filters["group"]:
+                yield run
+
+
+def _run(path: str, number: int) -> Any:
+    top1 = 0.5 + number / 4000
+    facts = {"arch": "resnet20", "dataset": "CIFAR10", "protocol": "center", "val_source": "test", "epochs": 2}
+    history = [
+        {"epoch": 1, "trainer/global_step": 10, "val/top1": top1, "train/top1": 0.4, "_step": 0},
+        {"epoch": None, "lr": 0.1, "_step": 1},
+        {"epoch": 2, "trainer/global_step": 20, "val/top1": top1 + 0.1, "train/top1": "NaN", "_step": 2},
+        {"epoch": 2, "val/top1": top1 + 0.2, "_step": 3},  # trained again after a kill
+    ]
+    if number == 7:
+        history[3]["val/top1"] = top1 + 0.1
+    return SimpleNamespace(
+        id=f"id{number}",
+        name=f"run-{number}",
+        path=[*path.split("/"), f"id{number}"],
+        config={"run": facts, "model": {"arch": "resnet20"}},
+        summary={"status": "finished"},
+        state="finished",
+        group=f"g{number % 2}",
+        heartbeat_at="2026-01-01T00:00:00Z",
+        scan_history=lambda keys: iter(history),
+    )
