@@ -66,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
             time.sleep(LEADER_FIRST)
         print(f"reslightning: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except TrainingError as error:
         print(f"reslightning: {error}", file=sys.stderr)
         return 1

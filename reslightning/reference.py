@@ -76,6 +76,10 @@ PUBLISHED: tuple[Published, ...] = (
     _torchvision("resnet50", "IMAGENET1K_V2", 80.858, 95.434),
     _torchvision("resnet101", "IMAGENET1K_V2", 81.886, 95.780),
     _torchvision("resnet152", "IMAGENET1K_V2", 82.284, 96.002),
+    *(
+        Published("resnet50", "ImageNet", round(100 - top1, 2), None, "center", "timm, arXiv:2110.00476", recipe=recipe)
+        for recipe, top1 in (("A1", 80.4), ("A2", 79.8), ("A3", 78.1))
+    ),
 )
 
 

@@ -268,4 +268,4 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
 def _wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     last = {f"last/{name.removeprefix('val/')}": value for name, value in summary["metrics"].items() if "val/" in name}
     best = {f"best/{name.removeprefix('val/')}": value for name, value in summary["best"].items()}
-    return {**last, **best, "status": summary["status"]}
+    return {**last, **best, **{name: summary.get(name) for name in ("status", "minutes_lost", "data_wait")}}

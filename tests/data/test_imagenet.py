@@ -311,12 +311,12 @@ def test_real_tiny_imagenet(cli, tmp_path):
     line = (
         f"fit --data ImageFolder --data.root {tmp_path}/tiny.tar --data.train_size 32 --data.eval_resize 64 "
         "--data.eval_size 64 --data.crop_scale 0.25 --model.arch resnet8 --model.optim.nesterov true "
-        f"--model.schedule.name one_cycle --trainer.max_epochs 2 --wandb.mode disabled --run_dir {tmp_path}/run"
+        f"--model.schedule.name one_cycle --trainer.max_epochs 1 --wandb.mode disabled --run_dir {tmp_path}/run"
     )
     result = cli(line)
     assert result.status == 0, result.err
     found = summary(tmp_path / "run")
     assert found["n_samples"] == {"train": 5000, "val": 500, "test": 500}
-    assert found["metrics"]["val/top1"] > 0.2
+    assert found["metrics"]["val/top1"] > 0.12
     with tarfile.open(path) as archive:
         assert len([m for m in archive if m.isfile() and m.name.endswith(".JPEG")]) == 5500
