@@ -25,6 +25,8 @@ def _error(row: Mapping[str, float], name: str) -> float | None:
 def known(run: RunRecord) -> Published | None:
     """Return the published result of a run's network, data set and protocol; None where there is none."""
     summary = run.summary
+    if summary.get("val_source") != "test":
+        return None  # held-out images are not what others are measured on
     try:
         return published(
             summary["arch"],
@@ -32,6 +34,7 @@ def known(run: RunRecord) -> Published | None:
             summary.get("protocol", "center"),
             summary.get("shortcut"),
             summary.get("version"),
+            images=(summary.get("n_samples") or {}).get("test"),
         )
     except (KeyError, UserError):
         return None

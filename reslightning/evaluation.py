@@ -92,7 +92,8 @@ def _reached(weights: str) -> dict[str, int | None]:
 
 def _beside(model: ImageClassifier, data: DataModule, top: str) -> str:
     options = (model.hparams["shortcut"], model.hparams["version"])
-    known = published(model.arch, type(data).__name__, model.protocol(data), *options)
+    images = data.n_samples("test")
+    known = published(model.arch, type(data).__name__, model.protocol(data), *options, images=images)
     value = getattr(known, top) if known else None
     return "" if known is None or value is None else f"   (published: {value:.2f} %, {known.source})"
 

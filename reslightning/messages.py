@@ -119,8 +119,8 @@ def result(summary: Mapping[str, Any]) -> list[str]:
     for name, metrics, remark in rows:
         errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
         lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
-    options = (summary.get("shortcut"), summary.get("version"))
-    known = published(summary["arch"], summary["dataset"], summary.get("protocol", "center"), *options)
+    options, images = (summary.get("shortcut"), summary.get("version")), summary.get("n_samples", {}).get("test")
+    known = published(summary["arch"], summary["dataset"], summary.get("protocol", "center"), *options, images=images)
     if known:
         top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
         lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")

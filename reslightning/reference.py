@@ -83,13 +83,25 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
+TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "ImageNet": 50_000}
+
+
 def published(
-    arch: str, dataset: str, protocol: str, shortcut: str | None = None, version: str | None = None
+    arch: str,
+    dataset: str,
+    protocol: str,
+    shortcut: str | None = None,
+    version: str | None = None,
+    *,
+    images: int | None = None,
 ) -> Published | None:
     """Return the first published result for a network on a data set by a protocol.
 
-    None where there is none, also for a shortcut or version other than the network's own (None).
+    None where there is none, also for a shortcut or version other than the network's own (None), and
+    for a test set of other than all of its images, where their number is given.
     """
+    if images is not None and images != TEST_IMAGES.get(dataset, images):
+        return None
     own = get_architecture(arch)
     if (shortcut or own.shortcut, version or own.version) != (own.shortcut, own.version):
         return None

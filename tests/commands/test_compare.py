@@ -113,11 +113,13 @@ def test_the_published_value_stands_beside_the_same_protocol(cli, tmp_path):
     made(tmp_path / "runs", "a", top1=0.92)
     made(tmp_path / "runs", "b", top1=0.93, protocol="center-flip")
     made(tmp_path / "runs", "c", top1=0.94, shortcut="B")
+    made(tmp_path / "runs", "d", n_samples={"test": 500})
+    made(tmp_path / "runs", "e", val_source="held-out")
     rows = {row["run"]: row for row in records(cli, "runs --columns run,top1,published,difference")}
     assert rows["a"]["published"] == 8.75
     assert rows["a"]["difference"] == pytest.approx(8.0 - 8.75)
     assert rows["b"]["published"] is None
-    assert rows["c"]["published"] is None
+    assert [rows[name]["published"] for name in "cde"] == [None] * 3
 
 
 def test_ranking_by_best_needs_held_out_images(cli, tmp_path):
