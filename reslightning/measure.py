@@ -21,6 +21,7 @@ from reslightning.data.base import PART
 from reslightning.data.imagenet import ImageFolder
 from reslightning.data.sampler import TrainSampler
 from reslightning.data.sources import Source
+from reslightning.errors import UserError
 
 BATCH = 32
 
@@ -60,6 +61,8 @@ def bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds:
     """Print images per second of one core from files to normalised batches, by stage, and cores for a rate."""
     torch.set_num_threads(1)
     size, count = data.train_size, data.n_samples("train")
+    if min(count, reference.n_samples("train")) < BATCH:
+        raise UserError(f"{data.root} has {count} training images; at least {BATCH} are needed to measure")
     print(f"{data.root}: {count:,} training images to normalised float batches, one core, {rounds} rounds in turn")
     ours, plain = in_turn(
         rounds,
@@ -84,6 +87,7 @@ def _batches(data: ImageFolder) -> Iterator[Any]:
     while True:
         sampler.set_epoch(epoch)
         for content in data.loader("train", sampler, BATCH):
+            data.indices(content)  # or the message about a corrupt image
             yield data.training_batch(content, epoch)
         epoch += 1
 

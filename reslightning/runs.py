@@ -272,7 +272,7 @@ def evaluation_checkpoint(directory: Path) -> Path:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file or none of it: temporary name, sync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -293,6 +293,7 @@ class Run:
         self.best = self.checkpoints / "best.ckpt"
         self.metrics = directory / "metrics.csv"
         self.summary: dict[str, Any] = read_summary(directory) or {}
+        self._mistake = directory / "mistake"
         self._lock = Lock(directory / "lock")
         self._started = time.monotonic()
         self._seconds_before: float = self.summary.get("seconds") or 0.0
@@ -312,6 +313,7 @@ class Run:
             ) from error
         for killed in [*self.directory.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
             killed.unlink(missing_ok=True)  # half-written by a process that was killed
+        self.told()  # what a killed segment left
         self.summary = read_summary(self.directory) or {}
         self._seconds_before = self.summary.get("seconds") or 0.0
 
@@ -365,6 +367,19 @@ class Run:
             last["to_step"] = self.summary.get("global_step", 0)
             last["seconds"] = round(time.monotonic() - self._started, 3)
         write_atomically(self.directory / "summary.json", json.dumps(_plain(self.summary), indent=2) + "\n")
+
+    def tell(self, mistake: str) -> None:
+        """Leave a mistake that this process alone met, a corrupt image say, for the first one to say."""
+        with contextlib.suppress(OSError):
+            write_atomically(self._mistake, mistake)
+
+    def told(self) -> str | None:
+        """Return what another process has left, once."""
+        with contextlib.suppress(OSError):
+            mistake = self._mistake.read_text()
+            self._mistake.unlink()
+            return mistake
+        return None
 
     def close(self) -> None:
         """Let others write."""

@@ -76,9 +76,13 @@ class Segment:
                 self._check_start(model)
             self._train(trainer, model, data, wandb, checkpoint)
         except (Stopped, TrainingError, UserError) as error:
+            if not self.leads and isinstance(error, UserError):
+                self.run.tell(str(error))
+            elif self.leads and isinstance(error, LostProcessError) and (mistake := self.run.told()):
+                error = UserError(mistake)  # what ended the other process would end it again
             self.run.close()  # before another node may start
             self._leave(error, trainer)
-            raise
+            raise error
         finally:
             self.run.close()
 
@@ -239,6 +243,10 @@ def check(data: DataModule, trainer: Trainer) -> None:
         raise UserError(f"trainer.max_epochs={trainer.max_epochs} has no end; allowed: a number of epochs")
     prepare(data)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if not data.steps_per_epoch:
+            raise UserError(
+                f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
+            )
         data.check_evaluation("val", trainer.world_size)
 
 

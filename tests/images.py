@@ -90,6 +90,14 @@ def tar(source: Path, path: Path, *, prefix: str = "") -> Path:
     return path
 
 
+def tar_of_everything(source: Path, path: Path) -> Path:
+    """Make a tar as tar itself does: with folders, hidden ones and links."""
+    with tarfile.open(path, "w") as archive:
+        for split in ("train", "val"):
+            archive.add(source / split, split)
+    return path
+
+
 def kaggle(source: Path, folder: Path) -> Path:
     """Make Kaggle's layout: a flat val/, and a CSV with its classes and boxes."""
     data = folder / "ILSVRC" / "Data" / "CLS-LOC"

@@ -17,8 +17,8 @@ WARM_UP = 10  # steps of a segment in which caches fill and kernels compile
 class Throughput(Callback):
     """Reports ``images_per_second`` over all devices and ``data_wait`` for each epoch, and for the run so far.
 
-    Waiting is what lies between a step's end and the next one's beginning: a batch's way from the loader
-    to the device.
+    Waiting is what lies between a step's end and the next batch's arrival from the loader, unless a GPU is
+    still at work by then.
 
     Lightning's ThroughputMonitor waits for the device at every step; this one once per epoch.
     """
@@ -31,6 +31,7 @@ class Throughput(Callback):
         self._epoch: tuple[int, float] = (0, 0.0)
         self._epoch_waited = 0.0
         self._ended: float | None = None
+        self._working: Any = None  # an event behind the GPU's last step
         self._since: float | None = None
         self._counted = 0
         self._steps = 0
@@ -58,7 +59,9 @@ class Throughput(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock behind the warm-up and behind each pause."""
         if self._since is not None and self._ended is not None:
-            self._epoch_waited += time.perf_counter() - self._ended
+            arrived = trainer.datamodule.arrived  # type: ignore[attr-defined]
+            if self._working is None or self._working.query():
+                self._epoch_waited += max(arrived - self._ended, 0.0)
         if self._since is None and self._steps >= WARM_UP:
             self._since, self._counted = _now(pl_module), 0
 
@@ -69,6 +72,9 @@ class Throughput(Callback):
         self._steps += 1
         self._counted += len(batch[1]) * trainer.world_size
         self._ended = time.perf_counter()
+        if pl_module.device.type == "cuda":
+            self._working = torch.cuda.Event()
+            self._working.record()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

@@ -12,6 +12,8 @@ import shutil
 import signal
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,17 +211,26 @@ def _pack(source: Source, dest: Path, shards: list[Shard], resize: Resize, worke
     context = multiprocessing.get_context("fork")
     counter = context.Value("q", 0)
     total = sum(shard.stop - shard.start for shard in shards)
+    workers, others = min(workers, len(shards)), set(multiprocessing.active_children())
     with (
-        context.Pool(min(workers, len(shards)), _start, (counter,)) as pool,
+        ProcessPoolExecutor(workers, context, _start, (counter,)) as pool,
         tqdm(total=total, unit=" images", disable=None) as bar,
     ):
-        jobs = [pool.apply_async(_pack_shard, (source, dest, shard, resize)) for shard in shards]
-        while jobs:
-            jobs[0].wait(0.5)
-            bar.update(counter.value - bar.n)
-            for job in [job for job in jobs if job.ready()]:
-                jobs.remove(job)
-                yield job.get()
+        try:
+            jobs = {pool.submit(_pack_shard, source, dest, shard, resize) for shard in shards}
+            while jobs:
+                done, jobs = wait(jobs, 0.5, FIRST_COMPLETED)
+                bar.update(counter.value - bar.n)
+                yield from (job.result() for job in done)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker was killed, for its memory perhaps: use fewer --workers; the same command goes on"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()  # the rest of a tar is not waited for
+            raise
 
 
 def _start(counter: Any) -> None:

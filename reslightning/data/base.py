@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.util  # which registers its own end
 import os
 import signal
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ class DataModule(LightningDataModule):
     download: bool = False
     reads_files: ClassVar[bool] = False  # while training, so that loader workers help
     skips: bool = False  # corrupt images
+    arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
 
     def __init__(
         self,
@@ -137,6 +139,10 @@ class DataModule(LightningDataModule):
 
     def source(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
+        return None
+
+    def parts_of_source(self) -> list[Path] | None:
+        """Return the files of the source that are needed; None for all of them."""
         return None
 
     def cpus(self) -> int:
@@ -228,7 +234,7 @@ class DataModule(LightningDataModule):
         to = Path(os.path.expandvars(self.stage_to)).expanduser()
         if "$" in str(to):
             raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
-        self.use_copy(stage(source, to))
+        self.use_copy(stage(source, to, self.parts_of_source()))
         self.stage_to = None
 
     # -- loaders -----------------------------------------------------------------------------------
@@ -277,6 +283,7 @@ class DataModule(LightningDataModule):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, Indices]:
         """Keep the indices on the host: what is decided for each sample must not wait for the device."""
+        self.arrived = time.perf_counter()
         return batch, self.indices(batch).numpy()
 
     def on_after_batch_transfer(self, batch: tuple[Any, Indices], dataloader_idx: int) -> tuple[Tensor, Tensor, Tensor]:

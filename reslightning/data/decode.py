@@ -157,11 +157,14 @@ def _baseline_frame(content: bytes) -> tuple[int, int, int] | None:
     if content[:3] != _START or content[-2:] != _END:
         return None
     place = 2
-    while content[place] == 0xFF and len(content) > place + 9:
+    while len(content) > place + 9 and content[place] == 0xFF:
+        if content[place + 1] == 0xFF:  # markers may be filled up
+            place += 1
+            continue
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
         if marker == _BASELINE and content[place + 9] == 3:
             height, width = (int.from_bytes(content[at : at + 2], "big") for at in (place + 5, place + 7))
-            return place + 5, height, width
+            return (place + 5, height, width) if height and width else None
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return None  # progressive, or of other components
         place += 2 + length

@@ -22,6 +22,7 @@ from reslightning.data.labels import imagenet_classes
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
+from reslightning.progress import started_by_lightning
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
 
@@ -185,6 +186,12 @@ class ImageFolder(DataModule):
             return None
         return self.root
 
+    def parts_of_source(self) -> list[Path]:
+        """Return the tars, what says the validation images' classes, and the index if it lies beside them."""
+        source = self.images
+        beside = [source.index.path] if source.index.path.parent == source.layout.root else []
+        return [*source.layout.files, *([source.layout.labels] if source.layout.labels else []), *beside]
+
     def use_copy(self, copy: Path) -> None:
         """Read from a copy of the source from now on."""
         self.root, self._source = copy, None
@@ -199,7 +206,7 @@ class ImageFolder(DataModule):
         if epoch <= start or epoch >= stop:
             return self.first_size if epoch <= start else self.train_size
         grown = self.first_size + (self.train_size - self.first_size) * (epoch - start) / (stop - start)
-        return round(grown / SIZE_STEP) * SIZE_STEP
+        return min(round(grown / SIZE_STEP) * SIZE_STEP, self.train_size)
 
     def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[Any]:
         """Return a loader whose workers read, decode and crop whole batches."""
@@ -224,8 +231,12 @@ class ImageFolder(DataModule):
     def cpus(self) -> int:
         """Return the CPUs that this process may use, of those that a training's processes share."""
         task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
-        processes = self.trainer.num_devices if self.trainer else 1
-        return min(int(task), here) if task.isdigit() else max(here // processes, 1)
+        if task.isdigit():
+            here = min(int(task), here)
+        # srun gives every process its own; all others share.
+        if self.trainer and (started_by_lightning(self.trainer) or not task.isdigit()):
+            here //= self.trainer.num_devices
+        return max(here, 1)
 
     def indices(self, content: Any) -> Tensor:
         """Return the indices of what a worker read.
@@ -247,8 +258,25 @@ class ImageFolder(DataModule):
         """Return images [B, 3, size, size], uint8, labels [B] and indices [B]; in training cropped."""
         images, labels, indices, *_ = content
         if not isinstance(images, Tensor):
-            images = _decode_on_device(images, labels.device, self.size_at(epoch or 0))
+            try:
+                images = _decode_on_device(images, labels.device, self.size_at(epoch or 0))
+            except RuntimeError as error:
+                self._name_corrupt(images, indices)
+                raise UserError(
+                    f"the device could not decode a batch: {error}\nLeave out data.device_decode."
+                ) from error
         return images, labels, indices
+
+    def _name_corrupt(self, items: Sequence[Any], indices: Tensor) -> None:
+        """Raise UserError for the first of a batch's training images that cannot be decoded here either."""
+        part, positions = self._parts["train"]
+        for item, index in zip(items, indices.tolist(), strict=True):
+            try:
+                decode.decode(item[0].tobytes() if isinstance(item, tuple) else b"")
+            except decode.CorruptImageError as error:
+                if isinstance(item, tuple):
+                    where = self.images.describe(part, int(positions[index]))
+                    raise UserError(f"corrupt image {where}: {error}\nReplace or remove it.") from error
 
 
 class ImageNet(ImageFolder):

@@ -152,6 +152,13 @@ def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterato
         with tarfile.open(None if window else path, "r:", fileobj=window) as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
                 archive.members = []  # a million of them would fill the memory
+                if _hidden(member.name):
+                    continue
+                if (member.islnk() or member.issym()) and _is_image(member.name):
+                    raise UserError(
+                        f"{where} holds a link in place of an image: {member.name}\nMake the tar with tar "
+                        "--dereference --hard-dereference, or with reslightning pack."
+                    )
                 if member.isdir():
                     yield member.name, 0, -1
                 elif member.isreg() and (_is_image(member.name) or member.name.endswith(".tar")):
@@ -188,6 +195,10 @@ class _Window:
         content = os.pread(self.file.fileno(), count, self.start + self.position)
         self.position += len(content)
         return content
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _is_image(name: str) -> bool:
@@ -245,7 +256,7 @@ def write_index(path: Path, layout: Layout, stamped: str) -> None:
 
 
 def _columns(split: str, images: list[tuple[str, str, Member]], numbers: dict[str, int]) -> dict[str, np.ndarray]:
-    names = [member.path.encode() for _, _, member in images]
+    names = [os.fsencode(member.path) for _, _, member in images]
     return {
         f"{split}.label": np.array([numbers[label] for label, _, _ in images], np.int32),
         f"{split}.file": np.array([member.file for _, _, member in images], np.int32),

@@ -41,11 +41,11 @@ class Source:
     def __init__(self, root: Path, index_dir: Path | None = None) -> None:
         self.layout = find_layout(root)
         self.made = 0.0
+        now = stamp(self.layout)
         places = [root / INDEX if root.is_dir() else root.with_name(f"{root.name}.{INDEX}")]
         if index_dir is not None:
-            key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+            key = hashlib.sha256(now.encode()).hexdigest()[:12]  # also of a copy
             places.append(index_dir / f"{root.name}-{key}.{INDEX}")
-        now = stamp(self.layout)
         self.index = next(filter(None, (Index.open(place, now) for place in places)), None) or self._make(places)
         self._handles: dict[int, int] = {}
 
@@ -79,7 +79,7 @@ class Source:
                 content = os.pread(self._handles[file], size, offset)
         except OSError as error:
             raise UserError(f"cannot read {self.describe(split, position)}: {error.strerror}") from error
-        if len(content) != size:
+        if len(content) != size and self.layout.kind != "tree":  # a file may have been replaced
             raise UserError(
                 f"{self.describe(split, position)} has {len(content):,} of {size:,} bytes\nIt was changed or cut since "
                 f"its index was made: {self.index.path}"
@@ -167,4 +167,4 @@ class Index:
         """Return an image's path within its source."""
         ends = self._columns[f"{split}.end"]
         start = int(ends[position - 1]) if position else 0
-        return bytes(self._columns[f"{split}.letters"][start : int(ends[position])]).decode()
+        return os.fsdecode(bytes(self._columns[f"{split}.letters"][start : int(ends[position])]))

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from reslightning.lock import exclusive
@@ -22,7 +23,7 @@ SPARE = 1.05  # the share of the copy's size that must be free
 _held: list[tuple[Path, int]] = []  # copies that this process uses, with their locks
 
 
-def stage(source: Path, to: Path) -> Path:
+def stage(source: Path, to: Path, only: Sequence[Path] | None = None) -> Path:
     """Copy a file or a folder to local storage and return the copy, shared by this user's processes.
 
     Where it cannot be copied, one line says why and the source itself is returned.
@@ -30,9 +31,10 @@ def stage(source: Path, to: Path) -> Path:
     Args:
         source: the file or folder.
         to: a folder on local storage.
+        only: the files that are copied, in the source's folder or below it; none given means all of the source.
     """
     try:
-        files = _files(source)
+        files = _files(source, only)
         base = to / f"reslightning-{os.getuid()}"
         _prepare(base)
         entry = base / f"{source.name}-{_key(source, files)}"
@@ -63,9 +65,11 @@ def release() -> None:
             _remove_base(entry.parent)
 
 
-def _files(source: Path) -> dict[str, tuple[int, int]]:
+def _files(source: Path, only: Sequence[Path] | None) -> dict[str, tuple[int, int]]:
     """Return size and time of every file, by its path relative to the source's folder."""
-    paths = [path for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else [source]
+    places = [source] if only is None else only
+    found = [path for place in places for path in (place.rglob("*") if place.is_dir() else [place])]
+    paths = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
     stats = {str(path.relative_to(source.parent)): path.stat() for path in paths}
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 

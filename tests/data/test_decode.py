@@ -66,6 +66,22 @@ def test_a_cut_file_is_corrupt_wherever_the_crop_lies(name, share):
             work()
 
 
+def test_headers_that_mislead():
+    """Fill bytes before a marker are legal; a length beyond the file and a height of 0 are not."""
+    whole = jpeg(1, 300, 200)
+    filled = whole[:2] + b"\xff" + whole[2:]
+    assert np.array_equal(decode.decode(filled), by_pillow(filled))
+    assert np.array_equal(decode.cropped(filled, draws(1), 400), decode.cropped(whole, draws(1), 400))
+    frame = whole.index(b"\xff\xc0")
+    for corrupt in (
+        whole[:4] + b"\xff\xff" + whole[6:],
+        whole[: frame + 5] + b"\0\0" + whole[frame + 7 :],
+        whole[: frame + 7] + b"\0\0" + whole[frame + 9 :],
+    ):
+        with pytest.raises(decode.CorruptImageError):
+            decode.cropped(corrupt, draws(1), 64)
+
+
 def test_what_is_decoded_in_part_has_the_pixels_of_the_whole():
     """Rows below the crop are left out, also behind an embedded thumbnail's header."""
     exif = Image.Exif()

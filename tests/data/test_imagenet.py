@@ -13,6 +13,7 @@ from reslightning.commands.pack import main as pack
 from reslightning.data import ImageFolder, ImageNet
 from reslightning.data.labels import imagenet_classes
 from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.staging import release
 from reslightning.errors import UserError
 from tests import images
 from tests.conftest import SHARED, assert_same_result, checkpoint, rows, summary
@@ -271,6 +272,39 @@ def test_a_corrupt_validation_image_is_never_skipped(cli, tmp_path):
     assert "skip" not in result.err
 
 
+def test_a_corrupt_image_of_another_process_is_named_by_the_first(corrupt, tmp_path):
+    """Only rank 1 meets it: the first process would see no more than a closed connection."""
+    for number in (5, 7):
+        (corrupt / "train" / "n01443537" / f"n01443537_{number}.JPEG").write_bytes(images.jpeg(number))
+    out = run(f"{LINE} {TWO} --data.root {corrupt} --data.num_workers 0 --run_dir {tmp_path}/run", status=2)
+    assert "corrupt image" in out
+    assert "n01443537_2.JPEG" in out
+    assert "Traceback" not in out
+    assert not (tmp_path / "run" / "mistake").exists()
+
+
+def test_staging_a_tar_with_its_labels_and_index(cli, tree, tmp_path):
+    flat = tmp_path / "flat"
+    images.flatten(tree, flat / "val")
+    (flat / "train").symlink_to(tree / "train")
+    path = tmp_path / "source" / "a.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w", dereference=True) as archive:
+        archive.add(flat, ".")
+    found = images.flat_val(tree)
+    (path.parent / "val.txt").write_text("".join(f"{file} {wnid}\n" for file, (wnid, _) in found.items()))
+    (path.parent / "unrelated").write_bytes(b"x" * 1000)
+    one = ImageNet(root=str(path), num_workers=0, **SIZES)
+    expected = list(all_batches(one, "val"))
+    staged = ImageNet(root=str(path), stage_to=str(tmp_path / "local"), num_workers=0, **SIZES)
+    staged.setup()
+    assert str(staged.root).startswith(str(tmp_path / "local"))
+    assert staged.images.made == 0  # the index came along
+    assert not list((tmp_path / "local").rglob("unrelated"))
+    assert_same_batches(all_batches(staged, "val"), expected)
+    release()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -278,12 +312,13 @@ def test_a_corrupt_validation_image_is_never_skipped(cli, tmp_path):
         ("--data.root {tmp}", "looked for: train/CLASS/FILE and val/"),
         ("--data.root {tree} --data.batch_size 64", "exceeds the 36 training images"),
         ("--data.root {tree} --trainer.devices 16 --data.batch_size 16", "fewer than the 16 processes"),
+        ("--data.root {tmp}/only", "no training images"),
         ("--data.root {tree} --data.on_corrupt ignore", "data.on_corrupt=ignore is not allowed"),
         ("--data.root {tree} --data.train_sise 3", "did you mean 'data.train_size'"),
     ],
 )
 def test_mistakes(cli, tree, tmp_path, options, message):
-    (tmp_path / "runs.txt").touch()
+    images.flatten(tree, tmp_path / "only" / "val" / "n01440764")
     result = cli(f"{LINE} {options.format(tmp=tmp_path, tree=tree)} --run_dir {tmp_path}/run")
     assert result.status == 2, result.out
     assert message in result.err

@@ -221,13 +221,38 @@ def test_a_compressed_tar(tree, tmp_path):
     assert "compressed? it must be a plain tar" in refused(tmp_path / "a.tar.gz")
 
 
-def test_an_image_that_was_cut_since(tree, tmp_path):
+def test_a_tar_that_is_cut_while_it_is_read(tree, tmp_path):
+    path = images.tar(tree, tmp_path / "a.tar")
+    source = Source(path)
+    os.truncate(path, 2000)
+    with pytest.raises(UserError, match=r"has [\d,]+ of [\d,]+ bytes\nIt was changed or cut since"):
+        source.read("train", 31)
+
+
+def test_a_file_that_was_replaced_in_place_is_read(tmp_path):
     root = images.tree(tmp_path / "t", train=2, val=1)
     source = Source(root)
-    path = Path(source.describe("train", 3))
-    os.truncate(path, 100)
-    with pytest.raises(UserError, match=r"has 100 of [\d,]+ bytes"):
-        source.read("train", 3)
+    Path(source.describe("train", 3)).write_bytes(images.jpeg(99, 80, 80))
+    assert Source(root).read("train", 3) == images.jpeg(99, 80, 80)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    root = images.tree(tmp_path / "t", train=2, val=1)
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (root / "train" / "n01440764" / name).write_bytes(images.jpeg(5))
+    assert content(Source(root)) == content(Source(images.tar_of_everything(root, tmp_path / "a.tar")))
+
+
+def test_links_and_hidden_folders_in_a_tar(tmp_path):
+    root = images.tree(tmp_path / "t", train=2, val=1)
+    folder = root / "train" / "n01440764"
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "a.JPEG").write_bytes(images.jpeg(5))
+    expected = content(Source(root))
+    assert content(Source(images.tar_of_everything(root, tmp_path / "a.tar"))) == expected
+    os.link(folder / "n01440764_0.JPEG", folder / "same.JPEG")
+    with pytest.raises(UserError, match="holds a link in place of an image"):
+        Source(images.tar_of_everything(root, tmp_path / "b.tar"))
 
 
 # -- a million ----------------------------------------------------------------------------------
