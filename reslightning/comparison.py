@@ -29,7 +29,7 @@ def known(run: RunRecord) -> Published | None:
         return None  # held-out images are not what others are measured on
     try:
         return published(
-            summary["arch"],
+            str(summary["arch"]),
             summary["dataset"],
             summary.get("protocol", "center"),
             summary.get("shortcut"),

@@ -163,6 +163,8 @@ class RunRecord:
         ):
             raise UserError(f"{directory}: its files are not a run's of reslightning")
         problems = [] if whole else ["summary.json is cut" if summary else "there is no whole summary.json"]
+        for name in [name for name, value in summary.items() if not _fits(name, value)]:
+            problems.append(f"summary.json's {name} is not what it should be: {str(summary.pop(name))[:40]!r}")
         if not rows_whole and summary.get("epoch"):
             problems.append(f"metrics.csv is cut behind row {len(rows)}" if rows else "there is no whole metrics.csv")
         history = list({row["epoch"]: row for row in rows if "epoch" in row}.values())
@@ -179,7 +181,7 @@ class RunRecord:
     def _contradictions(self) -> list[str]:
         """Return where summary.json says what the rows do not; the rows are believed."""
         found = []
-        metrics, epoch = self.summary.get("metrics") or {}, self.summary.get("epoch", 0)
+        metrics, epoch = self.summary.get("metrics") or {}, self.summary.get("epoch") or 0
         row = next((row for row in self.history if row["epoch"] == epoch), None)
         if epoch and row is None:
             last = int(self.history[-1]["epoch"]) if self.history else 0
@@ -225,6 +227,28 @@ class RunRecord:
         if not parts or any("seconds" not in part for part in parts):
             return None
         return sum(part["seconds"] * part["world_size"] for part in parts) / 3600
+
+
+_TEXT = {"run_id", "identity", "status", "arch", "dataset", "protocol", "val_source", "heartbeat"}
+_NUMBERS = {
+    "epoch",
+    "epochs",
+    "global_step",
+    "parameters",
+    "multiply_adds",
+    "images_per_second",
+    "seconds",
+    "world_size",
+}
+_MAPPINGS = {"metrics", "best", "options", "n_samples"}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a fact of summary.json has the kind of value that it should have, or none."""
+    if name == "segments":
+        return value is None or (isinstance(value, list) and all(isinstance(part, dict) for part in value))
+    kind = str if name in _TEXT else int | float if name in _NUMBERS else dict if name in _MAPPINGS else object
+    return value is None or (isinstance(value, kind) and not (name in _NUMBERS and isinstance(value, bool)))
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -222,6 +222,21 @@ def test_half_written_and_foreign_folders(cli, tmp_path):
     assert "looked for: folders with summary.json or metrics.csv" in result.err
 
 
+def test_facts_of_the_wrong_kind_are_named(cli, tmp_path):
+    run = made(tmp_path / "runs", "a")
+    facts = json.loads((run / "summary.json").read_text())
+    for name in facts:
+        for odd in (None, "x", 3, [1], {"a": 1}, True, float("nan")):
+            (run / "summary.json").write_text(json.dumps(facts | {name: odd}))
+            RunRecord.from_directory(run)
+            result = cli("compare runs --by arch --diff")
+            assert result.status == 0, (name, odd, result.err)
+        (run / "summary.json").write_text(json.dumps({key: value for key, value in facts.items() if key != name}))
+        assert cli("compare runs").status == 0, name
+    (run / "summary.json").write_text(json.dumps(facts | {"arch": 3}))
+    assert "summary.json's arch is not what it should be: '3'" in cli("compare runs").err
+
+
 def test_cuts_lose_only_what_lies_behind_them(tmp_path):
     """Both files cut at 200 random bytes: no error, and what stood before the cut is read."""
     seed = random.randrange(10**6)
