@@ -28,8 +28,9 @@ from reslightning.data.base import prepare
 from reslightning.errors import UserError
 from reslightning.evaluation import PredictionWriter, evaluate
 from reslightning.explain import explain
+from reslightning.identity import default_directory, differences, identity
 from reslightning.messages import result
-from reslightning.runs import Run, default_directory, differences, evaluation_checkpoint, identity
+from reslightning.runs import Run, evaluation_checkpoint
 from reslightning.tracking import Wandb
 from reslightning.training import Segment, check
 

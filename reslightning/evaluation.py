@@ -16,11 +16,13 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
+from reslightning.files import write_atomically
+from reslightning.identity import differences
 from reslightning.models.weights import read_checkpoint
 from reslightning.progress import finished_epochs
 from reslightning.provenance import mixed_code, versions
 from reslightning.reference import published
-from reslightning.runs import Run, differences, write_atomically
+from reslightning.runs import Run
 
 
 def evaluate(

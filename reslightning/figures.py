@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from reslightning.comparison import Group, grouped
 from reslightning.errors import UserError
-from reslightning.runs import RunRecord, write_atomically
+from reslightning.files import write_atomically
+from reslightning.runs import RunRecord
 
 SUFFIXES = (".png", ".svg", ".pdf")
 AXES = {"epoch": "epoch", "iterations": "iteration", "samples": "samples seen"}

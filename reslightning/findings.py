@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reslightning.data.base import DataModule
-from reslightning.runs import CONFUSION, WORST, write_atomically
+from reslightning.files import write_atomically
+from reslightning.runs import CONFUSION, WORST
 
 SHOWN, COLUMNS = 24, 6
 SIDE, CAPTION = 128, 34  # pixels of a picture, and of the words below it

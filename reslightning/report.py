@@ -14,7 +14,8 @@ from reslightning import tables
 from reslightning.comparison import Group, Statistic, differing
 from reslightning.errors import UserError
 from reslightning.figures import COLOURS, curves
-from reslightning.runs import CONFUSION, WORST, RunRecord, write_atomically
+from reslightning.files import write_atomically
+from reslightning.runs import CONFUSION, WORST, RunRecord
 from reslightning.tables import Part
 
 MOST_CLASSES = 30  # a confusion matrix with more is left to its file

@@ -1,9 +1,8 @@
-"""A run: its identity, its directory, and what it says of itself; without torch."""
+"""A run: its directory, and what it says of itself; without torch."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -19,99 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from reslightning.errors import UserError
+from reslightning.files import read_json, read_rows, write_atomically
 from reslightning.lock import DEAD_AFTER, Lock
 from reslightning.provenance import code_hash, code_version
-from reslightning.recover import read_json, read_rows
 from reslightning.slurm import job_id
 
 FORMAT = 1
 CONFUSION, WORST = "val-confusion.csv", "val-worst.png"  # in a finished run's evaluations folder
 LOST_AFTER = 600.0  # seconds without a sign of life after which a running run without a lock is lost
-
-# What does not determine a run's result. Everything else in the configuration does.
-_NOT_IDENTITY = {
-    "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only", "return_predictions", "checkpoint_minutes"},
-    "data": {"root", "num_workers", "stage_to", "index_dir", "download"},
-    "trainer": {
-        "accelerator",
-        "strategy",
-        "devices",
-        "num_nodes",
-        "logger",
-        "log_every_n_steps",
-        "enable_checkpointing",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "enable_autolog_hparams",
-        "default_root_dir",
-        "profiler",
-        "detect_anomaly",
-        "barebones",
-        "plugins",
-        "use_distributed_sampler",
-        "num_sanity_val_steps",
-        "model_registry",
-        "inference_mode",
-        "max_time",
-    },
-}
-
-
-# -- identity -----------------------------------------------------------------------------------
-
-
-def determining(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a resolved configuration that determines the result, flattened.
-
-    Keys are dotted; the data set's class name stands for its class path.
-    """
-    flat: dict[str, Any] = {}
-    for group, value in config.items():
-        if group in _NOT_IDENTITY[""] or value is None:
-            continue
-        if group == "data":
-            flat["data"] = value["class_path"].rpartition(".")[2]
-            value = value.get("init_args", {})
-        ignored = _NOT_IDENTITY.get(group, set())
-        if isinstance(value, Mapping):
-            flat.update(_flatten({k: v for k, v in value.items() if k not in ignored}, f"{group}."))
-        else:
-            flat[group] = value
-    return flat
-
-
-def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        elif value is not None:  # an option left alone is one that a newer version may have added
-            flat[prefix + key] = value
-    return flat
-
-
-def identity(config: Mapping[str, Any]) -> str:
-    """Return eight hexadecimal digits that name what determines the run's result."""
-    canonical = json.dumps(determining(config), sort_keys=True, default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
-
-def differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return a line for each determining option in which two configurations differ."""
-    first, second = determining(there), determining(given)
-    return [
-        f"  {key}: {first.get(key)} there, {second.get(key)} given"
-        for key in sorted(first.keys() | second.keys())
-        if first.get(key) != second.get(key)
-    ]
-
-
-def default_directory(config: Mapping[str, Any]) -> Path:
-    """Return runs/<data>-<arch>-<seed>-<identity>."""
-    data = config["data"]["class_path"].rpartition(".")[2].lower()
-    name = f"{data}-{config['model']['arch']}-{config['seed_everything']}-{identity(config)}"
-    return Path("runs") / name
-
 
 # -- reading ------------------------------------------------------------------------------------
 
@@ -292,19 +206,6 @@ def evaluation_checkpoint(directory: Path) -> Path:
 
 
 # -- writing ------------------------------------------------------------------------------------
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none of it: temporary name, sync, rename."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Run:

@@ -24,8 +24,8 @@ import submitit
 from submitit.slurm import slurm as submitit_slurm
 
 from reslightning.errors import UserError
+from reslightning.files import write_atomically
 from reslightning.provenance import code_hash, snapshot
-from reslightning.runs import write_atomically
 from reslightning.slurm import ALIVE_VARIABLE, srun_options
 
 SIGNAL_SECONDS = 120  # before the time limit

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from reslightning.runs import write_atomically
+from reslightning.files import write_atomically
 
 Mode = Literal["online", "offline", "disabled"]
 # An unreachable server's share in a run's start and in its end, in seconds.

@@ -17,12 +17,14 @@ from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
+from reslightning.files import write_atomically
 from reslightning.findings import write_findings
+from reslightning.identity import determining, identity
 from reslightning.messages import describe, result, run_cost, verdict
 from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.progress import finished_epochs, lost_process, started_by_lightning
 from reslightning.provenance import changed_code, environment, versions
-from reslightning.runs import CONFUSION, WORST, Run, determining, identity, write_atomically
+from reslightning.runs import CONFUSION, WORST, Run
 from reslightning.slurm import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, job_id, requeue, restarts, running
 from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
 

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "reslightning"
 # Each may import those before it; modules of one row do not import each other.
 LAYERS = [
-    ["errors", "recover"],
+    ["errors", "files", "identity"],
     ["slurm"],
     ["lock", "provenance"],
     ["models.architectures"],
@@ -30,7 +30,8 @@ LAYERS = [
 ]
 WITHOUT_TORCH = [
     "lock",
-    "recover",
+    "files",
+    "identity",
     "errors",
     "runs",
     "reference",

@@ -27,7 +27,7 @@ from reslightning.data import decode
 from reslightning.data.indexing import SPLITS, stamp
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
-from reslightning.runs import write_atomically
+from reslightning.files import write_atomically
 
 SHARD = 2e9  # bytes of the source that make a tar
 MOST = 64  # tars of a split

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from reslightning.data.labels import label_file, validation_classes
 from reslightning.errors import UserError
-from reslightning.runs import write_atomically
+from reslightning.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

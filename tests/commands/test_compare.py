@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from reslightning.errors import UserError
-from reslightning.recover import read_json, read_rows
+from reslightning.files import read_json, read_rows
 from reslightning.runs import RunRecord
 from tests.conftest import SMALL, process
 

@@ -1,11 +1,13 @@
-"""Files that were still being written, or copied, when something ended: what is whole of them; without torch."""
+"""Files written whole or not at all, and what is left of those that something cut; without torch."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,16 @@ def _number(cell: str) -> float | None:
         return float(cell) if cell else math.nan
     except ValueError:
         return None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a whole file or none of it: temporary name, sync, rename."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
