@@ -30,6 +30,7 @@ from reslightning.evaluation import PredictionWriter, evaluate
 from reslightning.explain import explain
 from reslightning.identity import default_directory, differences, identity
 from reslightning.messages import result
+from reslightning.options import refuse_secrets
 from reslightning.runs import Run, evaluation_checkpoint
 from reslightning.tracking import Wandb
 from reslightning.training import Segment, check
@@ -131,6 +132,7 @@ class CLI(LightningCLI):
             self._choose_run()
 
     def _refuse(self) -> None:
+        refuse_secrets(yaml.safe_load(self._text()))
         for option, nothing, instead in NOT_SUPPORTED:
             if self._options.trainer[option] not in nothing:
                 raise UserError(f"trainer.{option} is not supported: {instead}")

@@ -8,10 +8,10 @@ import re
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from reslightning.errors import UserError, near_misses
-from reslightning.reference import Published, published
+from reslightning.reference import beside
 from reslightning.runs import RunRecord
 
 Value = str | float | int | None
@@ -22,32 +22,19 @@ def _error(row: Mapping[str, float], name: str) -> float | None:
     return None if value is None else 100 * (1 - value)
 
 
-def known(run: RunRecord) -> Published | None:
-    """Return the published result of a run's network, data set and protocol; None where there is none."""
-    summary = run.summary
-    if summary.get("val_source") != "test":
-        return None  # held-out images are not what others are measured on
-    try:
-        return published(
-            str(summary["arch"]),
-            summary["dataset"],
-            summary.get("protocol", "center"),
-            summary.get("shortcut"),
-            summary.get("version"),
-            images=(summary.get("n_samples") or {}).get("test"),
-        )
-    except (KeyError, UserError):
-        return None
+def _published(run: RunRecord) -> float | None:
+    row = beside(run.summary)
+    return row.top1 if row else None
 
 
 def _difference(run: RunRecord) -> float | None:
-    row, found = known(run), _error(run.result[0], "val/top1")
-    return None if row is None or row.top1 is None or found is None else found - row.top1
+    there, found = _published(run), _error(run.result[0], "val/top1")
+    return None if there is None or found is None else found - there
 
 
-def _published(run: RunRecord) -> float | None:
-    row = known(run)
-    return row.top1 if row else None
+def _source(run: RunRecord) -> str | None:
+    row = beside(run.summary)
+    return row.source if row else None
 
 
 def _epochs(run: RunRecord) -> str:
@@ -67,6 +54,7 @@ COLUMNS: dict[str, Callable[[RunRecord], Value]] = {
     "top5": lambda run: _error(run.result[0], "val/top5"),
     "of": lambda run: run.result[1],
     "published": _published,
+    "published_source": _source,
     "difference": _difference,
     "parameters": _fact("parameters"),
     "flops": lambda run: None if (adds := run.summary.get("multiply_adds")) is None else 2 * adds,
@@ -77,17 +65,18 @@ COLUMNS: dict[str, Callable[[RunRecord], Value]] = {
     "seconds": _fact("seconds"),
     "gpu_hours": lambda run: run.device_hours if run.summary.get("device") == "cuda" else None,
     "device_hours": lambda run: run.device_hours,
-    "last_top1": lambda run: _error(run.last, "val/top1"),
+    "last_top1": lambda run: _error(run.validated, "val/top1"),
     "best_top1": lambda run: _error(run.best, "val/top1"),
     "best_epoch": lambda run: run.best.get("epoch"),
     "train_top1": lambda run: _error(run.last, "train/top1"),
     "train_loss": lambda run: run.last.get("train/loss"),
-    "val_loss": lambda run: run.last.get("val/loss"),
+    "val_loss": lambda run: run.validated.get("val/loss"),
     "data_wait": _fact("data_wait"),
+    "gpu_memory": lambda run: run.last.get("gpu_memory"),
     "minutes_lost": _fact("minutes_lost"),
     "seed": _fact("seed"),
     "dataset": _fact("dataset"),
-    "protocol": lambda run: run.summary.get("protocol", "center"),
+    "protocol": _fact("protocol"),
     "val_source": _fact("val_source"),
     "shortcut": _fact("shortcut"),
     "version": _fact("version"),
@@ -103,6 +92,16 @@ DEFAULT = (
     *("run", "arch", "top1", "top5", "of", "published", "difference", "parameters", "flops", "status", "epoch"),
     *("heartbeat", "images_per_second", "seconds", "gpu_hours"),
 )
+
+
+def usual_columns(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the usual columns without those that would be empty; of a grid's runs its keys, too."""
+    names = [name for name in DEFAULT if any(COLUMNS[name](run) is not None for run in runs)]
+    groups = {run.summary.get("group") for run in runs}
+    if len(groups) == 1 and None not in groups:
+        at = names.index("top1") if "top1" in names else len(names)
+        names[at:at] = [key for key in differing(runs) if key != "model.arch"]
+    return names
 
 
 def column(name: str, keys: Collection[str]) -> Callable[[RunRecord], Value]:
@@ -178,17 +177,28 @@ def select(runs: Sequence[RunRecord], filters: Sequence[Filter]) -> list[RunReco
     return [run for run in runs if all(condition(run) for condition in filters)]
 
 
-def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
-    """Divide runs into those that may be ranked together: one data set, protocol and kind of validation."""
-    found: dict[tuple[str, str, str], list[RunRecord]] = {}
+class Section(NamedTuple):
+    """Runs of one table. They may be ranked where data set, protocol and kind of validation are known, and one."""
+
+    title: str
+    runs: list[RunRecord]
+    ranked: bool
+
+
+def sections(runs: Sequence[RunRecord]) -> list[Section]:
+    """Divide runs into those that may be ranked together, and last those of which that is not known."""
+    found: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
-        facts = run.summary
-        key = (str(facts.get("dataset", "?")), facts.get("protocol", "center"), str(facts.get("val_source", "?")))
-        found.setdefault(key, []).append(run)
-    return [
-        (f"{data}, {protocol}, validated on {'held-out images' if source == 'held-out' else 'the test set'}", part)
-        for (data, protocol, source), part in sorted(found.items())
-    ]
+        key = tuple(run.summary.get(name) or "" for name in ("dataset", "protocol", "val_source"))
+        found.setdefault(key if all(key) else (), []).append(run)
+    unknown = found.pop((), None)
+    parts = []
+    for (data, protocol, source), members in sorted(found.items()):
+        images = "held-out images" if source == "held-out" else "the test set"
+        parts.append(Section(f"{data}, {protocol}, validated on {images}", members, True))
+    if unknown:
+        parts.append(Section("data set, protocol or validation unknown: not ranked", unknown, False))
+    return parts
 
 
 # -- groups ---------------------------------------------------------------------------------------
@@ -196,12 +206,16 @@ def sections(runs: Sequence[RunRecord]) -> list[tuple[str, list[RunRecord]]]:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number over runs: mean, sample standard deviation, and half of the mean's 95 % interval (Student's t)."""
+    """A number over runs: mean, sample standard deviation, and half of the mean's 95 % interval (Student's t).
+
+    ``n`` runs have the number, of ``runs``.
+    """
 
     mean: float
     deviation: float | None
     interval: float | None
     n: int
+    runs: int
 
 
 @dataclass
@@ -209,8 +223,7 @@ class Group:
     """Runs that make one row; most often one."""
 
     runs: list[RunRecord]
-    label: str = ""
-    differs: Sequence[str] = ()
+    label: str
 
     def value(self, name: str, keys: Collection[str]) -> Value | Statistic:
         """Return a column's value: a run's own, or over several what they have in common or their statistic."""
@@ -219,39 +232,57 @@ class Group:
             return values[0]
         if name == "run":
             return self.label
-        if len(set(map(str, values))) == 1 and name not in STATISTICS:
+        if name in STATISTICS:
+            numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+            return statistic(numbers, len(values)) if numbers else None
+        if len(set(map(str, values))) == 1:
             return values[0]
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
-        if not numbers or name in PER_RUN:
-            return ", ".join(dict.fromkeys("" if v is None else str(v) for v in values)) if name in LISTED else None
-        return statistic(numbers)
+        if name in UNLIKE:
+            return None
+        return ", ".join(dict.fromkeys("" if v is None else str(v) for v in values))
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of a mean: in which options its runs differ, but the seed, and which are not finished."""
+        if len(self.runs) == 1:
+            return []
+        lines = []
+        if keys := [key for key in differing(self.runs) if key != "seed_everything"]:
+            lines.append(f"{self.label}: its runs differ in {', '.join(keys)}")
+        unfinished = [f"{run.name} ({run.status}, {_epochs(run)})" for run in self.runs if run.status != "finished"]
+        if unfinished:
+            lines.append(f"{self.label}: {len(unfinished)} of {len(self.runs)} not finished: {', '.join(unfinished)}")
+        return lines
 
 
+Part = tuple[str, list[Group]]  # a table's title and rows, in order
+# Of several runs the mean; of UNLIKE ones, where they differ, nothing; of all others what there is.
 STATISTICS = {"top1", "top5", "difference", "last_top1", "best_top1", "train_top1", "train_loss", "val_loss"}
-PER_RUN = {"heartbeat", "seed", "run_id", "identity", "source", "best_epoch"}  # no mean of these says anything
-LISTED = {"seed", "status", "of", "epoch"}
+STATISTICS |= {"images_per_second", "seconds", "gpu_hours", "device_hours", "data_wait", "minutes_lost", "gpu_memory"}
+UNLIKE = {"heartbeat", "run_id", "identity", "source", "published", "published_source", "parameters", "flops"}
 
 
-def statistic(numbers: Sequence[float]) -> Statistic:
-    """Return the statistic of numbers; one alone has no deviation."""
+def statistic(numbers: Sequence[float], runs: int) -> Statistic:
+    """Return the statistic of the numbers that so many runs have; one alone has no deviation."""
     count, mean = len(numbers), statistics.fmean(numbers)
     if count < 2:
-        return Statistic(mean, None, None, count)
+        return Statistic(mean, None, None, count, runs)
     from scipy.stats import t
 
     deviation = statistics.stdev(numbers)
-    return Statistic(mean, deviation, float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count), count)
+    half = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    return Statistic(mean, deviation, half, count, runs)
 
 
-def grouped(runs: Sequence[RunRecord], by: str, keys: Collection[str]) -> list[Group]:
-    """Return a group for each value of a column, with the options, but the seed, in which its runs differ."""
+def grouped(section: Section, by: str | None, keys: Collection[str]) -> list[Group]:
+    """Return a group for each value of a column; every run by itself without one, or where none may be ranked."""
+    if not by or not section.ranked:
+        return [Group([run], run.name) for run in section.runs]
     found: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        found.setdefault(str(column(by, keys)(run)), []).append(run)
-    return [
-        Group(members, label, [key for key in differing(members) if key != "seed_everything"])
-        for label, members in found.items()
-    ]
+    for run in section.runs:
+        value = column(by, keys)(run)
+        found.setdefault("none" if value is None else str(value), []).append(run)
+    return [Group(members, label) for label, members in found.items()]
 
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:

@@ -60,13 +60,16 @@ def read_rows(path: Path) -> tuple[list[dict[str, float]], bool]:
     lines = content.splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     reader = csv.reader(whole)
-    names = next(reader, [])
     rows: list[dict[str, float]] = []
-    for cells in reader:
-        values = [_number(cell) for cell in cells]
-        if len(cells) != len(names) or None in values:
-            return rows, False
-        rows.append({n: v for n, v, cell in zip(names, values, cells, strict=True) if cell and v is not None})
+    try:
+        names = next(reader, [])
+        for cells in reader:
+            values = [_number(cell) for cell in cells]
+            if len(cells) != len(names) or None in values:
+                return rows, False
+            rows.append({n: v for n, v, cell in zip(names, values, cells, strict=True) if cell and v is not None})
+    except csv.Error:  # a cell of more letters than a number has
+        return rows, False
     return rows, len(whole) == len(lines)
 
 

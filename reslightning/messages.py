@@ -15,7 +15,7 @@ from reslightning.data.base import DataModule
 from reslightning.models.architectures import cost, resolve_options
 from reslightning.progress import syncs_batchnorm
 from reslightning.provenance import mixed_code
-from reslightning.reference import published
+from reslightning.reference import beside
 from reslightning.slurm import Allocation
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
@@ -119,9 +119,7 @@ def result(summary: Mapping[str, Any]) -> list[str]:
     for name, metrics, remark in rows:
         errors = [_percent(metrics.get(f"val/{top}")) for top in ("top1", "top5")]
         lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
-    options, images = (summary.get("shortcut"), summary.get("version")), summary.get("n_samples", {}).get("test")
-    known = published(summary["arch"], summary["dataset"], summary.get("protocol", "center"), *options, images=images)
-    if known:
+    if known := beside(summary):
         top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
         lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")
     if summary.get("images_per_second"):

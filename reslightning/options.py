@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ PACKAGE = Path(__file__).resolve().parent
 # Classes whose own options, and lists of classes, may stand below these.
 OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "plugins", "profiler"))
 TOP = {"config", "seed_everything", "run_dir", "output", "fresh", "checkpoint_minutes", "ckpt_path", "weights_only"}
+# Names of options, and addresses, that hold a credential.
+SECRET = re.compile(r"(^|[._-])(api_?key|(\w+_)?token|passwo?r?d|secret(_?key)?|credentials?)$", re.IGNORECASE)
+LOGIN = re.compile(r"://[^/\s@]+:[^/\s@]+@")
 # What the command line fills in from other options.
 LINKED = {"model.num_classes", "data.seed"}
 
@@ -39,14 +43,36 @@ def check_options(argv: list[str]) -> None:
     """
     known = known_options()
     _, *words = arrange(argv)[-1]
-    rest = iter(words)
-    for word in rest:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
-            path = next(rest)
-            for key in _keys(load_config(Path(path))):
-                _check(key, known, f" in {path}")
+            content = load_config(Path(following))
+            for key in _keys(content):
+                _check(key, known, f" in {following}")
+            refuse_secrets(content)
         elif word.startswith("--"):
-            _check(word[2:].partition("=")[0].rstrip("+"), known, "")
+            option, equals, value = word[2:].partition("=")
+            _check(option.rstrip("+"), known, "")
+            refuse_secrets(value if equals else following, option)
+
+
+def refuse_secrets(value: Any, key: str = "") -> None:
+    """Raise UserError where an option is a credential: it would be written to config.yaml, to W&B, and to job scripts.
+
+    Args:
+        value: an option's value, or a mapping or list of more of them.
+        key: the option.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            refuse_secrets(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            refuse_secrets(inner, key)
+    elif (value not in (None, "") and SECRET.search(key)) or (isinstance(value, str) and LOGIN.search(value)):
+        raise UserError(
+            f"the option {key} is given a credential, which would be written to the run's files\nLeave it out: log in "
+            "with its library's tool, or set the environment variable that it reads (WANDB_API_KEY, say)."
+        )
 
 
 def _check(key: str, known: set[str], where: str) -> None:

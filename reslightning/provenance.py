@@ -31,7 +31,7 @@ def code_version() -> tuple[str | None, bool | None]:
 
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if Path(git("rev-parse", "--show-toplevel")) == PACKAGE.parent:
-            return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", PACKAGE.name))
+            return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
     return None, None
 
 
@@ -46,17 +46,17 @@ def code_hash() -> str:
 
 def mixed_code(summary: Mapping[str, Any]) -> str | None:
     """Return a line that says which code a run's segments ran; None where it was the same."""
-    ran: dict[Any, dict[str, Any]] = {}
-    for part in summary.get("segments", []):
-        if part["to_step"] > part["from_step"]:
-            code = part.get("code") or part.get("commit")
-            ran.setdefault(code, {"part": part, "steps": []})["steps"].append(f"{part['from_step']}-{part['to_step']}")
+    ran: dict[str, dict[str, Any]] = {}
+    for part in summary.get("segments") or []:
+        if part.get("to_step", 0) > part.get("from_step", 0):
+            code, steps = str(part.get("code") or part.get("commit")), f"{part.get('from_step', 0)}-{part['to_step']}"
+            ran.setdefault(code, {"part": part, "steps": []})["steps"].append(steps)
     if len(ran) < 2:
         return None
     texts = []
     for code, found in ran.items():
         commit, edited = found["part"].get("commit"), " with edits" if found["part"].get("dirty") else ""
-        origin = f" (commit {commit[:9]}{edited})" if commit else ""
+        origin = f" (commit {str(commit)[:9]}{edited})" if commit else ""
         texts.append(f"{code}{origin} at steps {', '.join(found['steps'])}")
     return f"mixed code: {len(ran)} versions of reslightning trained this run: " + "; ".join(texts)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from reslightning.errors import UserError
 from reslightning.models.architectures import get_architecture
 
 PAPER = "arXiv:1512.03385"
@@ -15,14 +18,16 @@ class Published:
     """One published number.
 
     Attributes:
-        arch: the network's name in the table of architectures.
+        arch: the network's name in the table of architectures; "ensemble" for the paper's Table 5.
         dataset: the data set's class name.
         top1: top-1 error in percent; None where not published.
         top5: top-5 error in percent; None where not published.
-        protocol: how it was evaluated: center (one crop, on CIFAR the whole image) or ten-crop.
+        protocol: how it was evaluated, named as a data module names its own: center (one crop of 224 from 256
+            pixels, on CIFAR the whole image), center-232-224, or what no data module here does: ten-crop,
+            multi-scale (fully convolutional, five sizes), ensemble, and center-235-224-bicubic.
         source: where it stands.
-        shortcut: the shortcut option, where the source compares several.
-        recipe: the recipe, where a source has several.
+        shortcut: the shortcut option; None for the network's own.
+        version: order and stride placement; None for the network's own.
     """
 
     arch: str
@@ -32,20 +37,27 @@ class Published:
     protocol: str
     source: str
     shortcut: str | None = None
-    recipe: str = "paper"
+    version: str | None = None
 
 
 def _cifar10(arch: str, top1: float, source: str = f"{PAPER}, Table 6") -> Published:
     return Published(arch, "CIFAR10", top1, None, "center", source)
 
 
-def _ten_crop(arch: str, top1: float, top5: float | None, table: int, shortcut: str | None = None) -> Published:
-    return Published(arch, "ImageNet", top1, top5, "ten-crop", f"{PAPER}, Table {table}", shortcut)
+def _paper(
+    arch: str, table: int, top1: float, top5: float | None, shortcut: str | None = None, protocol: str = "ten-crop"
+) -> Published:
+    return Published(arch, "ImageNet", top1, top5, protocol, f"{PAPER}, Table {table}", shortcut, "v1")
 
 
-def _torchvision(arch: str, recipe: str, accuracy1: float, accuracy5: float) -> Published:
+def _torchvision(arch: str, weights: str, protocol: str, accuracy1: float, accuracy5: float) -> Published:
     top1, top5 = round(100 - accuracy1, 3), round(100 - accuracy5, 3)
-    return Published(arch, "ImageNet", top1, top5, "center", f"torchvision {recipe}", recipe=recipe)
+    return Published(arch, "ImageNet", top1, top5, protocol, f"torchvision {weights}")
+
+
+def _timm(recipe: str, accuracy1: float) -> Published:
+    source = f"timm {recipe}, arXiv:2110.00476"
+    return Published("resnet50", "ImageNet", round(100 - accuracy1, 2), None, "center-235-224-bicubic", source)
 
 
 PUBLISHED: tuple[Published, ...] = (
@@ -53,36 +65,39 @@ PUBLISHED: tuple[Published, ...] = (
     _cifar10("resnet32", 7.51),
     _cifar10("resnet44", 7.17),
     _cifar10("resnet56", 6.97),
-    _cifar10("resnet110", 6.43),
+    _cifar10("resnet110", 6.43, f"{PAPER}, Table 6, best of 5: 6.61 ± 0.16"),
     _cifar10("resnet1202", 7.93),
     _cifar10("resnet164", 5.46, f"{PRE_ACTIVATION}, Table 4"),
     _cifar10("resnet1001", 4.92, f"{PRE_ACTIVATION}, Table 4"),
     Published("resnet164", "CIFAR100", 24.33, None, "center", f"{PRE_ACTIVATION}, Table 4"),
     Published("resnet1001", "CIFAR100", 22.71, None, "center", f"{PRE_ACTIVATION}, Table 4"),
-    _ten_crop("plain18", 27.94, None, 2),
-    _ten_crop("resnet18", 27.88, None, 2, "A"),
-    _ten_crop("plain34", 28.54, 10.02, 3),
-    _ten_crop("resnet34", 25.03, 7.76, 3, "A"),
-    _ten_crop("resnet34", 24.52, 7.46, 3, "B"),
-    _ten_crop("resnet34", 24.19, 7.40, 3, "C"),
-    _ten_crop("resnet50", 22.85, 6.71, 3, "B"),
-    _ten_crop("resnet101", 21.75, 6.05, 3, "B"),
-    _ten_crop("resnet152", 21.43, 5.71, 3, "B"),
-    _torchvision("resnet18", "IMAGENET1K_V1", 69.758, 89.078),
-    _torchvision("resnet34", "IMAGENET1K_V1", 73.314, 91.420),
-    _torchvision("resnet50", "IMAGENET1K_V1", 76.130, 92.862),
-    _torchvision("resnet101", "IMAGENET1K_V1", 77.374, 93.546),
-    _torchvision("resnet152", "IMAGENET1K_V1", 78.312, 94.046),
-    _torchvision("resnet50", "IMAGENET1K_V2", 80.858, 95.434),
-    _torchvision("resnet101", "IMAGENET1K_V2", 81.886, 95.780),
-    _torchvision("resnet152", "IMAGENET1K_V2", 82.284, 96.002),
-    *(
-        Published("resnet50", "ImageNet", round(100 - top1, 2), None, "center", "timm, arXiv:2110.00476", recipe=recipe)
-        for recipe, top1 in (("A1", 80.4), ("A2", 79.8), ("A3", 78.1))
-    ),
+    _paper("plain18", 2, 27.94, None),
+    _paper("resnet18", 2, 27.88, None, "A"),
+    _paper("plain34", 3, 28.54, 10.02),
+    _paper("resnet34", 3, 25.03, 7.76, "A"),
+    _paper("resnet34", 3, 24.52, 7.46, "B"),
+    _paper("resnet34", 3, 24.19, 7.40, "C"),
+    _paper("resnet50", 3, 22.85, 6.71),
+    _paper("resnet101", 3, 21.75, 6.05),
+    _paper("resnet152", 3, 21.43, 5.71),
+    _paper("resnet34", 4, 21.84, 5.71, "B", "multi-scale"),
+    _paper("resnet34", 4, 21.53, 5.60, "C", "multi-scale"),
+    _paper("resnet50", 4, 20.74, 5.25, None, "multi-scale"),
+    _paper("resnet101", 4, 19.87, 4.60, None, "multi-scale"),
+    _paper("resnet152", 4, 19.38, 4.49, None, "multi-scale"),
+    Published("ensemble", "ImageNet", None, 3.57, "ensemble", f"{PAPER}, Table 5, six networks, test server"),
+    _torchvision("resnet18", "IMAGENET1K_V1", "center", 69.758, 89.078),
+    _torchvision("resnet34", "IMAGENET1K_V1", "center", 73.314, 91.420),
+    _torchvision("resnet50", "IMAGENET1K_V1", "center", 76.130, 92.862),
+    _torchvision("resnet101", "IMAGENET1K_V1", "center", 77.374, 93.546),
+    _torchvision("resnet152", "IMAGENET1K_V1", "center", 78.312, 94.046),
+    _torchvision("resnet50", "IMAGENET1K_V2", "center-232-224", 80.858, 95.434),
+    _torchvision("resnet101", "IMAGENET1K_V2", "center-232-224", 81.886, 95.780),
+    _torchvision("resnet152", "IMAGENET1K_V2", "center-232-224", 82.284, 96.002),
+    _timm("A1", 80.4),
+    _timm("A2", 79.8),
+    _timm("A3", 78.1),
 )
-
-
 TEST_IMAGES = {"CIFAR10": 10_000, "CIFAR100": 10_000, "ImageNet": 50_000}
 
 
@@ -95,17 +110,47 @@ def published(
     *,
     images: int | None = None,
 ) -> Published | None:
-    """Return the first published result for a network on a data set by a protocol.
+    """Return the published result of just this network on a data set by a protocol; None where there is none.
 
-    None where there is none, also for a shortcut or version other than the network's own (None), and
-    for a test set of other than all of its images, where their number is given.
+    Args:
+        arch: the network's name.
+        dataset: the data set's class name.
+        protocol: how an image is evaluated.
+        shortcut: None for the network's own.
+        version: None for the network's own.
+        images: of the test set that was used; a part of one has no published result. None is all of it.
+
+    Raises:
+        UserError: there is no such network.
     """
     if images is not None and images != TEST_IMAGES.get(dataset, images):
         return None
     own = get_architecture(arch)
-    if (shortcut or own.shortcut, version or own.version) != (own.shortcut, own.version):
+
+    def network(shortcut: str | None, version: str | None) -> tuple[str | None, str]:
+        order = version or own.version
+        # v1.5 moves a stride within the bottleneck; the basic block has no such choice.
+        return shortcut or own.shortcut, "v1" if (own.block, order) == ("basic", "v1.5") else order
+
+    rows = [row for row in PUBLISHED if (row.arch, row.dataset, row.protocol) == (arch, dataset, protocol)]
+    return next((row for row in rows if network(row.shortcut, row.version) == network(shortcut, version)), None)
+
+
+def beside(summary: Mapping[str, Any]) -> Published | None:
+    """Return the published result that may stand beside a run, from its summary; None where there is none.
+
+    None too for a run validated on held-out images: others are not measured on those.
+    """
+    if summary.get("val_source") != "test":
         return None
-    for row in PUBLISHED:
-        if (row.arch, row.dataset, row.protocol) == (arch, dataset, protocol):
-            return row
-    return None
+    try:
+        return published(
+            str(summary["arch"]),
+            summary["dataset"],
+            summary["protocol"],
+            summary.get("shortcut"),
+            summary.get("version"),
+            images=(summary.get("n_samples") or {}).get("test"),
+        )
+    except (KeyError, UserError):
+        return None

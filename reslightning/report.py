@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import html
 import json
@@ -11,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reslightning import tables
-from reslightning.comparison import Group, Statistic, differing
+from reslightning.comparison import Group, Part, Statistic, differing
 from reslightning.errors import UserError
-from reslightning.figures import COLOURS, curves
+from reslightning.figures import AXES, Curve
 from reslightning.files import write_atomically
 from reslightning.runs import CONFUSION, WORST, RunRecord
-from reslightning.tables import Part
 
 MOST_CLASSES = 30  # a confusion matrix with more is left to its file
 
@@ -29,7 +29,7 @@ th{cursor:pointer;text-align:left;background:#f4f5f7;position:sticky;top:0}
 th[aria-sort=ascending]::after{content:" ▲"}
 th[aria-sort=descending]::after{content:" ▼"}
 td.number{text-align:right;font-variant-numeric:tabular-nums}
-tr.first td{font-weight:600}input{font:inherit;padding:.3rem .5rem;width:20rem;margin:.5rem 0}
+input{font:inherit;padding:.3rem .5rem;width:20rem;margin:.5rem 0}
 .confusion td{text-align:right;border:1px solid #eee}.confusion th{cursor:default}
 img{max-width:100%}.note{color:#8a4b00}
 """
@@ -45,7 +45,7 @@ for (const table of document.querySelectorAll("table.runs")) {
     rows().sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       if (x === "" || y === "") return (x === "") - (y === "");
-      const order = isNaN(x) || isNaN(y) ? String(x).localeCompare(y) : x - y;
+      const order = isNaN(x) || isNaN(y) ? String(x).localeCompare(y, undefined, {numeric: true}) : x - y;
       return down ? -order : order;
     }).forEach(row => table.tBodies[0].append(row));
   }));
@@ -59,34 +59,33 @@ document.getElementById("filter").addEventListener("input", event => {
 
 
 def write_report(
-    parts: Sequence[Part], runs: Sequence[RunRecord], path: Path, names: Sequence[str], sort: str, by: str | None
+    parts: Sequence[Part], lines: Sequence[Curve], path: Path, names: Sequence[str], *, by: str | None, over: str
 ) -> None:
     """Write the page.
 
     Args:
-        parts: title and rows of each table.
-        runs: all runs, for curves and differences.
+        parts: title and rows of each table, in order.
+        lines: the curves.
         path: the file.
         names: the tables' columns.
-        sort: what rows are ordered by.
-        by: what they are grouped by.
+        by: what rows are grouped by.
+        over: the curves' horizontal axis: epoch, iterations or samples.
 
     Raises:
         UserError: the file cannot be written.
     """
-    head, drawn = _curves(runs, by)
-    sections = [_table(title, tables.order(groups, sort), names, by) for title, groups in parts]
-    best = [tables.order(groups, "top1")[0].runs[0] for _, groups in parts]
+    head, drawn = _figure(lines, over)
+    runs = [run for _, groups in parts for group in groups for run in group.runs]
     body = [
         "<h1>Runs</h1>",
         f"<p>{len(runs)} runs; errors in percent. Click a heading to sort, a name in the figure to hide its curve.</p>",
         '<input id="filter" type="search" placeholder="filter: words of a row" aria-label="filter">',
-        *sections,
+        *(_table(title, groups, names, by) for title, groups in parts),
         "<h2>Curves</h2><p>Thin: training, bold: validation. Drag or scroll to zoom.</p>",
         drawn,
         _differences(runs),
-        *(_evaluation(run) for run in best),
-        *(f'<p class="note">{html.escape(f"{run.source}: {p}")}</p>' for run in runs for p in run.problems),
+        *(_evaluation(groups) for _, groups in parts),
+        *(_note(f"{run.source}: {problem}") for run in runs for problem in run.problems),
     ]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>reslightning: runs</title>'
@@ -99,11 +98,15 @@ def write_report(
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
 def _table(title: str, groups: Sequence[Group], names: Sequence[str], by: str | None) -> str:
-    columns = [*([by, "n"] if by else []), *(name for name in names if not by or name not in ("run", by))]
+    columns = tables.headed(names, by)
     heads = "".join(f"<th>{html.escape(tables.TITLES.get(name, name))}</th>" for name in columns)
     rows = []
-    for number, group in enumerate(groups):
+    for group in groups:
         cells = []
         for name in columns:
             value = tables.value_of(group, name, by)
@@ -111,37 +114,37 @@ def _table(title: str, groups: Sequence[Group], names: Sequence[str], by: str | 
             numeric = isinstance(plain, int | float) and math.isfinite(plain)
             data = f' data-value="{plain}" class="number"' if numeric else ""
             cells.append(f"<td{data}>{html.escape(tables.text(value, name))}</td>")
-        rows.append(f"<tr{' class=first' if number == 0 else ''}>{''.join(cells)}</tr>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<h2>{html.escape(title)}</h2><div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>" + "".join(_note(n) for group in groups for n in group.notes)
     )
 
 
-def _curves(runs: Sequence[RunRecord], by: str | None) -> tuple[str, str]:
+def _figure(lines: Sequence[Curve], over: str) -> tuple[str, str]:
     """Return the figure's scripts for the page's head, and its place."""
     from bokeh.embed import components
     from bokeh.plotting import figure
     from bokeh.resources import Resources
 
-    lines = curves(runs, by, "epoch")
     if not lines:
         return "", "<p>No run has finished an epoch.</p>"
     plot = figure(
         height=480,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset,save",
-        x_axis_label="epoch",
+        x_axis_label=AXES[over],
         y_axis_label="top-1 error (%)",
         output_backend="canvas",
     )
     plot.toolbar.logo = None
     labels = list(dict.fromkeys(line.label for line in lines))
     for line in lines:
-        colour = COLOURS[labels.index(line.label) % len(COLOURS)]
         if line.low != line.high:
-            plot.varea(line.x, line.low, line.high, color=colour, alpha=0.15, legend_label=line.label)
-        plot.line(line.x, line.y, color=colour, line_width=2.2 if line.split == "val" else 0.8, legend_label=line.label)
+            plot.varea(line.x, line.low, line.high, color=line.colour, alpha=0.15, legend_label=line.label)
+        width = 2.2 if line.split == "val" else 0.8
+        shown = plot.line(line.x, line.y, color=line.colour, line_width=width, legend_label=line.label)
+        shown.glyph.line_dash = line.style
     plot.legend.click_policy = "hide"
     plot.legend.label_text_font_size = "9pt"
     if len(labels) > 12:
@@ -167,30 +170,31 @@ def _differences(runs: Sequence[RunRecord]) -> str:
     )
 
 
-def _evaluation(run: RunRecord) -> str:
-    """Return the confusion matrix and the worst images of a run, as far as its directory has them."""
-    folder = Path(run.source) / "evaluations"
-    text = ""
-    try:
-        with (folder / CONFUSION).open(newline="") as file:
-            rows = list(csv.reader(file))
-        if len(rows) - 1 <= MOST_CLASSES:
-            text += _confusion(run, rows)
-    except OSError:
-        pass
-    try:
-        picture = base64.b64encode((folder / WORST).read_bytes()).decode()
-        text += (
-            f"<h2>Worst validation images of {html.escape(run.name)}</h2>"
-            f'<img alt="worst validation images" src="data:image/png;base64,{picture}">'
-        )
-    except OSError:
-        pass
-    return text
+def _evaluation(groups: Sequence[Group]) -> str:
+    """Return the confusion matrix and the worst images of the best run whose directory has them."""
+    runs = [Group([run], run.name) for group in groups for run in group.runs]
+    for group in tables.order(runs, "top1"):
+        (run,) = group.runs
+        folder, found = Path(run.source) / "evaluations", ""
+        with contextlib.suppress(OSError, ValueError, IndexError, csv.Error):  # absent or cut
+            found += _confusion(run, list(csv.reader((folder / CONFUSION).read_text().splitlines())))
+        with contextlib.suppress(OSError):
+            picture = base64.b64encode((folder / WORST).read_bytes()).decode()
+            found += (
+                f"<h2>Worst validation images of {html.escape(run.name)}</h2>"
+                f'<img alt="worst validation images" src="data:image/png;base64,{picture}">'
+            )
+        if found:
+            return found
+    return ""
 
 
 def _confusion(run: RunRecord, rows: list[list[str]]) -> str:
     names, body = rows[0][1:], []
+    if len(names) > MOST_CLASSES:
+        return ""
+    if len(rows) - 1 != len(names):
+        raise ValueError("it is cut")
     for row in rows[1:]:
         counts = [int(cell) for cell in row[1:]]
         total = sum(counts) or 1

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -20,7 +20,7 @@ from typing import Any
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows, write_atomically
 from reslightning.lock import DEAD_AFTER, Lock
-from reslightning.provenance import code_hash, code_version
+from reslightning.provenance import code_hash, code_version, mixed_code
 from reslightning.slurm import job_id
 
 FORMAT = 1
@@ -47,7 +47,7 @@ class RunRecord:
         name: the directory's or W&B's name.
         source: the directory, or W&B's path.
         summary: what summary.json says, or the same facts from W&B.
-        history: a row of metrics for each finished epoch, without repeats, in order.
+        history: rows of metrics; of those of one epoch the last counts, and of all that are left none is without.
         problems: what of it is cut, missing or contradicts itself.
         heartbeat: seconds since the run's last sign of life; None where there is none.
         dead: whether nobody holds the run any more.
@@ -60,6 +60,13 @@ class RunRecord:
     problems: list[str] = field(default_factory=list)
     heartbeat: float | None = None
     dead: bool = True
+
+    def __post_init__(self) -> None:
+        """Drop, and name, what cannot be believed."""
+        for name in [name for name, value in self.summary.items() if not _fits(name, value)]:
+            self.problems.append(f"its {name} is not what it should be: {str(self.summary.pop(name))[:40]!r}")
+        rows = {row["epoch"]: row for row in self.history if math.isfinite(row.get("epoch", math.nan))}
+        self.history = [rows[epoch] for epoch in sorted(rows)]
 
     @classmethod
     def from_directory(cls, directory: Path) -> RunRecord:
@@ -77,16 +84,13 @@ class RunRecord:
         ):
             raise UserError(f"{directory}: its files are not a run's of reslightning")
         problems = [] if whole else ["summary.json is cut" if summary else "there is no whole summary.json"]
-        for name in [name for name, value in summary.items() if not _fits(name, value)]:
-            problems.append(f"summary.json's {name} is not what it should be: {str(summary.pop(name))[:40]!r}")
         if not rows_whole and summary.get("epoch"):
             problems.append(f"metrics.csv is cut behind row {len(rows)}" if rows else "there is no whole metrics.csv")
-        history = list({row["epoch"]: row for row in rows if "epoch" in row}.values())
-        if len(history) < len(rows):
-            problems.append("metrics.csv has epochs twice; the later rows count")
-        record = cls(
-            directory.resolve().name, str(directory), summary, sorted(history, key=itemgetter("epoch")), problems
-        )
+        record = cls(directory.resolve().name, str(directory), summary, rows, problems)
+        if len(record.history) < len(rows):
+            problems.append("metrics.csv has epochs twice, or rows of none; of each epoch the last row counts")
+        if mixed := mixed_code(record.summary):
+            problems.append(mixed)
         if whole and rows_whole:
             record.problems += record._contradictions()
         record.heartbeat, record.dead = _signs_of_life(directory, summary)
@@ -102,12 +106,12 @@ class RunRecord:
             found.append(f"summary.json is at epoch {epoch}, metrics.csv ends at {last}")
         for name, value in metrics.items():
             there = (row or {}).get(name)
-            if row is not None and isinstance(value, int | float) and name != "step" and there != float(value):
+            if row is not None and _number(value) and name != "step" and there != value:
                 found.append(f"summary.json says {name}={value} of epoch {epoch}, metrics.csv {there}")
-        best = (self.summary.get("best") or {}).get("val/top1")
-        seen = [row["val/top1"] for row in self.history if "val/top1" in row]
-        if best is not None and seen and best not in seen:
-            found.append(f"summary.json says a best val/top1 of {best}, metrics.csv {max(seen)}")
+        said, best = self.summary.get("best") or {}, _best([row for row in self.history if row["epoch"] <= epoch])
+        for name in ("val/top1", "epoch"):
+            if said and best and said.get(name) != best[name]:
+                found.append(f"summary.json says a best with {name}={said.get(name)}, metrics.csv {best[name]}")
         return found
 
     @property
@@ -123,55 +127,78 @@ class RunRecord:
         return self.history[-1] if self.history else {}
 
     @property
+    def validated(self) -> dict[str, float]:
+        """The row of the last epoch that was validated; empty before there is one."""
+        return next((row for row in reversed(self.history) if "val/top1" in row), {})
+
+    @property
     def best(self) -> dict[str, float]:
         """The row that validates best, the first of equals; empty before there is one."""
-        valid = [row for row in self.history if math.isfinite(row.get("val/top1", math.nan))]
-        return max(valid, key=itemgetter("val/top1"), default={})
+        return _best(self.history)
 
     @property
     def result(self) -> tuple[dict[str, float], str]:
-        """The row that counts, and which it is: best where validation was held out, else last."""
+        """The row that counts, and which it is: best where validation was held out, else the last validated."""
         held_out = self.summary.get("val_source") == "held-out"
-        return (self.best, "best") if held_out else (self.last, "last")
+        return (self.best, "best") if held_out else (self.validated, "last")
 
     @property
     def device_hours(self) -> float | None:
         """Hours times processes over all segments; None where they were not recorded."""
         parts = self.summary.get("segments") or []
-        if not parts or any("seconds" not in part for part in parts):
+        if not parts or not all({"seconds", "world_size"} <= part.keys() for part in parts):
             return None
         return sum(part["seconds"] * part["world_size"] for part in parts) / 3600
 
 
-_TEXT = {"run_id", "identity", "status", "arch", "dataset", "protocol", "val_source", "heartbeat"}
-_NUMBERS = {
-    "epoch",
-    "epochs",
-    "global_step",
-    "parameters",
-    "multiply_adds",
-    "images_per_second",
-    "seconds",
-    "world_size",
+def _best(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    valid = [row for row in rows if math.isfinite(row.get("val/top1", math.nan))]
+    return max(valid, key=itemgetter("val/top1"), default={})
+
+
+_OF_SEGMENTS = {"seconds", "world_size", "from_step", "to_step"}
+# What a fact of summary.json is, where it is there.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("run_id", "identity", "status", "heartbeat", "group", "device"), str),
+    **dict.fromkeys(("arch", "shortcut", "version", "dataset", "protocol", "val_source"), str),
+    **dict.fromkeys(("epoch", "epochs", "global_step", "seconds", "world_size", "minutes_lost"), float),
+    **dict.fromkeys(("parameters", "multiply_adds", "images_per_second", "data_wait", "seed"), float),
+    **dict.fromkeys(("metrics", "best", "options", "n_samples"), dict),
 }
-_MAPPINGS = {"metrics", "best", "options", "n_samples"}
 
 
 def _fits(name: str, value: Any) -> bool:
     """Whether a fact of summary.json has the kind of value that it should have, or none."""
+    if value is None:
+        return True
     if name == "segments":
-        return value is None or (isinstance(value, list) and all(isinstance(part, dict) for part in value))
-    kind = str if name in _TEXT else int | float if name in _NUMBERS else dict if name in _MAPPINGS else object
-    return value is None or (isinstance(value, kind) and not (name in _NUMBERS and isinstance(value, bool)))
+        return isinstance(value, list) and all(
+            isinstance(part, dict) and all(_number(part[key]) for key in _OF_SEGMENTS & part.keys()) for part in value
+        )
+    kind = _KINDS.get(name, object)
+    return _number(value) if kind is float else isinstance(value, kind)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+_OWN = {"checkpoints", "evaluations", "wandb"}
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Return the run directories at or below a path, sorted; a run's own folders are not searched."""
-    found = []
-    for folder, folders, files in os.walk(path):
-        if {"summary.json", "metrics.csv"} & set(files):
-            found.append(Path(folder))
+    """Return the folders at or below a path that may be runs, sorted; what a run itself keeps is not searched."""
+    found, seen = [], set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        # A run that was killed at its start has a lock and a folder for checkpoints alone.
+        killed = "checkpoints" in folders and not {"config.yaml", "lock"}.isdisjoint(files)
+        if real in seen:
             folders.clear()
+        elif killed or not {"summary.json", "metrics.csv"}.isdisjoint(files):
+            found.append(Path(folder))
+            folders[:] = set(folders) - _OWN
+        seen.add(real)
         folders.sort()
     return found
 

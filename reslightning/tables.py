@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from tabulate import tabulate
 
-from reslightning.comparison import Group, Statistic, Value
+from reslightning.comparison import Group, Part, Statistic, Value
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 PERCENT = {"top1", "top5", "last_top1", "best_top1", "train_top1", "published", "difference"}
@@ -28,55 +28,64 @@ TITLES = {
     "device_hours": "device-hours",
     "flops": "FLOPs",
 }
-Part = tuple[str, list[Group]]
 
 
-def render(parts: Sequence[Part], names: Sequence[str], sort: str, style: str, by: str | None = None) -> str:
-    """Return tables of groups, one for each part, ordered.
+def render(parts: Sequence[Part], names: Sequence[str], style: str, by: str | None = None) -> str:
+    """Return tables of groups, one for each part.
 
     Args:
         parts: title and rows of each table; a title stands above where there are several.
         names: the columns.
-        sort: the column that rows are ordered by, with - in front for the largest first.
         style: one of FORMATS.
         by: what rows are grouped by, if they are.
     """
-    ordered = [(title, order(groups, sort)) for title, groups in parts]
-    columns = [*([by, "n"] if by else []), *(name for name in names if not by or name not in ("run", by))]
+    columns = headed(names, by)
     if style == "json":
         records = [
             {"section": title} | {name: _plain(value_of(group, name, by)) for name in columns}
-            for title, groups in ordered
+            for title, groups in parts
             for group in groups
         ]
         return json.dumps(records, indent=2)
     if style == "csv":
-        return _csv(ordered, columns, by)
+        return _csv(parts, columns, by)
     texts = []
-    for title, groups in ordered:
+    for title, groups in parts:
         rows = [[text(value_of(group, name, by), name, style) for name in columns] for group in groups]
         kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
         heads = [TITLES.get(name, name) for name in columns]
-        table = tabulate(rows, heads, tablefmt=kind, disable_numparse=True, colalign=_alignment(ordered, columns, by))
+        table = tabulate(rows, heads, tablefmt=kind, disable_numparse=True, colalign=_alignment(parts, columns, by))
         head = {"table": f"{title}\n\n", "markdown": f"### {title}\n\n", "latex": f"% {title}\n"}[style]
-        notes = [f"{group.label}: its runs differ in {', '.join(group.differs)}" for group in groups if group.differs]
-        texts.append(head + table + ("\n" + "\n".join(notes) if notes and style != "latex" else ""))
+        notes = [note for group in groups for note in group.notes]
+        mark = "% " if style == "latex" else ""
+        texts.append(
+            "\n".join([head + table, *([""] if notes and style == "markdown" else []), *(mark + n for n in notes)])
+        )
     return "\n\n".join(texts)
 
 
-def order(groups: list[Group], sort: str) -> list[Group]:
-    """Return groups in a column's order; what has no value comes last either way."""
-    name, largest_first = sort.removeprefix("-"), sort.startswith("-")
+def headed(names: Sequence[str], by: str | None) -> list[str]:
+    """Return a table's columns: first what its rows are grouped by, if they are, and how many runs each has."""
+    return [by, "n", *(name for name in names if name not in ("run", by))] if by else list(names)
 
-    def key(group: Group) -> tuple[bool, Any]:
+
+def order(groups: Sequence[Group], sort: str) -> list[Group]:
+    """Return groups in a column's order, numbers in words by their value; what has no value is last either way."""
+    name = sort.removeprefix("-")
+
+    def key(group: Group) -> tuple[Any, ...] | None:
         value = value_of(group, name, None)
         value = value.mean if isinstance(value, Statistic) else value
-        absent = value is None or (isinstance(value, float) and math.isnan(value))
-        if isinstance(value, int | float) and not absent:
-            return False, (0, -value if largest_first else value, "")
-        return absent, (1, 0, str(value))
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, int | float):
+            return (value,)
+        # A split leaves the numbers at odd places: resnet20 before resnet110, epoch 9 before 10.
+        return (math.inf, *(int(p) if k % 2 else p for k, p in enumerate(re.split(r"(\d+)", value.lower()))))
 
-    return sorted(groups, key=key, reverse=False)
+    keys = [(key(group), group) for group in groups]
+    present = sorted((pair for pair in keys if pair[0]), key=lambda pair: pair[0] or (), reverse=sort != name)
+    return [group for _, group in present] + [group for found, group in keys if found is None]
 
 
 def value_of(group: Group, name: str, by: str | None) -> Value | Statistic:
@@ -92,24 +101,30 @@ def value_of(group: Group, name: str, by: str | None) -> Value | Statistic:
 def text(value: Value | Statistic, name: str, style: str = "table") -> str:
     """Return a value as people read it."""
     if isinstance(value, Statistic):
-        if value.deviation is None or value.interval is None:
-            return text(value.mean, name, style)
-        parts = [text(number, name, style) for number in (value.mean, value.deviation)]
-        half = text(value.interval, name, style).lstrip("+")
-        return f"{parts[0]} ± {parts[1].lstrip('+')} (95 %: ± {half})"
+        words = text(value.mean, name, style)
+        if value.deviation is not None and value.interval is not None:
+            spread, half = (text(number, name, style).lstrip("+") for number in (value.deviation, value.interval))
+            words += f" ± {spread} (95 %: ± {half})"
+        return words if value.n == value.runs else f"{words} (n={value.n} of {value.runs})"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if name in PERCENT and isinstance(value, int | float):
+    if isinstance(value, str) or (isinstance(value, float) and math.isinf(value)):
+        return str(value)
+    if name in PERCENT:
         return f"{value:+.2f}" if name == "difference" else f"{value:.2f}"
-    if name in ("seconds", "heartbeat") and isinstance(value, int | float):
-        return str(timedelta(seconds=round(value)))
-    if name in ("parameters", "flops") and isinstance(value, int | float):
+    if name in ("seconds", "heartbeat"):
+        return _duration(value)
+    if name in ("parameters", "flops"):
         return _short(value)
-    if name == "images_per_second" and isinstance(value, int | float):
+    if name == "images_per_second":
         return f"{value:,.0f}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours < 100 else f"{hours // 24} days"
 
 
 def _short(number: float) -> str:
@@ -134,26 +149,21 @@ def _plain(value: Value | Statistic) -> Any:
 
 
 def _csv(parts: Sequence[Part], columns: Sequence[str], by: str | None) -> str:
-    """Return full-precision rows; a statistic takes three cells."""
-    spread = [
-        name
-        for name in columns
-        if any(isinstance(value_of(group, name, by), Statistic) for _, groups in parts for group in groups)
-    ]
+    """Return full-precision rows; a statistic takes four cells."""
+    rows = [(title, [value_of(group, name, by) for name in columns]) for title, groups in parts for group in groups]
+    spread = [any(isinstance(values[k], Statistic) for _, values in rows) for k in range(len(columns))]
+    parts_of = ("", "_std", "_interval95", "_n")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = [[name, f"{name}_std", f"{name}_interval95"] if name in spread else [name] for name in columns]
+    heads = [[name + part for part in parts_of[: 4 if wide else 1]] for name, wide in zip(columns, spread, strict=True)]
     writer.writerow(["section", *(head for part in heads for head in part)])
-    for title, groups in parts:
-        for group in groups:
-            cells: list[Any] = [title]
-            for name in columns:
-                value = value_of(group, name, by)
-                if name in spread:
-                    single = Statistic(value, None, None, 1) if isinstance(value, int | float) else value
-                    found = single if isinstance(single, Statistic) else Statistic(math.nan, None, None, 0)
-                    cells += [found.mean, found.deviation, found.interval]
-                else:
-                    cells.append(_plain(value))
-            writer.writerow(["" if cell is None or cell != cell else cell for cell in cells])
+    for title, values in rows:
+        cells: list[Any] = [title]
+        for value, wide in zip(values, spread, strict=True):
+            if isinstance(value, Statistic):
+                cells += [value.mean, value.deviation, value.interval, value.n]
+            else:
+                plain = _plain(value)
+                cells += [plain, *([None, None, int(plain is not None)] if wide else [])]
+        writer.writerow(["" if cell is None else cell for cell in cells])
     return buffer.getvalue().rstrip("\n")

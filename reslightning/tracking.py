@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.files import write_atomically
+from reslightning.slurm import job_id
+from reslightning.wandb_runs import wandb_url
 
 Mode = Literal["online", "offline", "disabled"]
 # An unreachable server's share in a run's start and in its end, in seconds.
@@ -24,13 +27,13 @@ FINISH_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Wandb:
-    """Weights & Biases.
+    """Weights & Biases. A Slurm job's number and partition become tags, a job array's name the group.
 
     Attributes:
         mode: auto (online where a key is found, else offline), online, offline or disabled.
         project: the project runs belong to.
         entity: the user or team; none given means the key's own.
-        group: runs shown together.
+        group: runs shown together; none given means the job array's name, if there is one.
         name: the run's name; none given means the run directory's.
         job_type: what the run is for; none given means train.
         tags: words to find the run by.
@@ -47,6 +50,14 @@ class Wandb:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     log_checkpoint: bool = False
+
+    def in_job(self, group: str | None) -> Wandb:
+        """Return these options with what the Slurm job says, if this is one, or else the group that a run had."""
+        number = job_id()
+        name = os.environ.get("SLURM_JOB_NAME") if "SLURM_ARRAY_JOB_ID" in os.environ else None
+        words = [f"job-{number}" if number else None, os.environ.get("SLURM_JOB_PARTITION")]
+        tags = list(dict.fromkeys([*self.tags, *(word for word in words if word and number)]))
+        return replace(self, tags=tags, group=self.group or group or name)
 
     def resolved_mode(self) -> Mode:
         """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found.
@@ -67,12 +78,10 @@ def _key_found() -> bool:
     """Whether W&B has credentials, found without asking its server or the user."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    import wandb
     from requests.utils import get_netrc_auth
 
     try:
-        url = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
-        return get_netrc_auth(url) is not None
+        return get_netrc_auth(wandb_url()) is not None
     except Exception as error:  # a setting of the user's that W&B does not take
         warnings.warn(f"W&B's settings cannot be read: {error}", stacklevel=3)
         return False
@@ -154,9 +163,32 @@ def _line(cells: list[str]) -> str:
 class SafeWandbLogger(WandbLogger):
     """W&B whose failures never end a training: metrics.csv has every metric anyway."""
 
+    known = 0.0  # the last epoch that W&B has from before this segment
+
+    @property
+    def recording(self) -> Path:
+        """The folder that W&B writes to."""
+        return Path(self.experiment.dir).parent
+
+    def catch_up(self, rows: Sequence[dict[str, float]], recorded: float | None) -> None:
+        """Send what was trained before and W&B does not have: a killed process takes what it has not yet written along.
+
+        Args:
+            rows: the rows of all epochs before this segment.
+            recorded: the epoch that finished recordings reach; None to ask the server.
+        """
+        epoch = self.experiment.summary.get("epoch") if recorded is None else recorded
+        behind = float(epoch) if isinstance(epoch, int | float) else 0.0
+        for row in rows:
+            if row["epoch"] > behind:
+                self.log_metrics(row, step=int(row.pop("step")))
+        self.known = behind
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send a row; warn where that fails."""
+        """Send a row, but one of an epoch that was sent before it was trained again; warn where that fails."""
+        if metrics.get("epoch", math.inf) <= self.known:
+            return
         try:
             super().log_metrics(metrics, step)
         except Exception as error:  # whatever its service process dies of
@@ -191,13 +223,15 @@ class SafeWandbLogger(WandbLogger):
         except Exception as error:
             warnings.warn(f"W&B did not take {checkpoint}: {error}", stacklevel=2)
 
-    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
-        """End W&B's part of the run with final values."""
+    def finish(self, exit_code: int, summary: Mapping[str, Any]) -> bool:
+        """End W&B's part of the run with final values; False where that fails."""
         try:
             self.experiment.summary.update(dict(summary))
             self.experiment.finish(exit_code=exit_code)
         except Exception as error:
             warnings.warn(f"W&B did not finish its run: {error}", stacklevel=2)
+            return False
+        return True
 
 
 def start_wandb(

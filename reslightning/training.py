@@ -17,7 +17,7 @@ from reslightning.callbacks.throughput import Throughput
 from reslightning.classifier import ImageClassifier
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
-from reslightning.files import write_atomically
+from reslightning.files import read_rows, write_atomically
 from reslightning.findings import write_findings
 from reslightning.identity import determining, identity
 from reslightning.messages import describe, result, run_cost, verdict
@@ -26,7 +26,8 @@ from reslightning.progress import finished_epochs, lost_process, started_by_ligh
 from reslightning.provenance import changed_code, environment, versions
 from reslightning.runs import CONFUSION, WORST, Run
 from reslightning.slurm import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, job_id, requeue, restarts, running
-from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb
+from reslightning.tracking import MetricsCSV, Mode, SafeWandbLogger, Wandb, start_wandb
+from reslightning.wandb_runs import COST, OFFLINE
 
 
 class Segment:
@@ -150,14 +151,16 @@ class Segment:
         # What counts is the checkpoint: a killed run's summary may be from before it.
         reached = {"epoch": epoch, "global_step": step, **{key: self.state.get(key, {}) for key in ("metrics", "best")}}
         before = (self.run.summary.get("segments") or [{}])[-1].get("world_size", trainer.world_size)
-        device = {"device": trainer.strategy.root_device.type}
-        self.run.start(_facts(self.config, model, data) | reached | device, world_size=trainer.world_size, step=step)
+        wandb = wandb.in_job(self.run.summary.get("group"))
+        own = {"device": trainer.strategy.root_device.type, "group": wandb.group}
+        self.run.start(_facts(self.config, model, data) | reached | own, world_size=trainer.world_size, step=step)
         begun()
         mode = wandb.resolved_mode()
         self.wandb, mode = start_wandb(
             wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config()
         )
         if self.wandb:
+            self._continue_recording(self.wandb, mode)
             trainer.loggers = [*trainer.loggers, self.wandb]
         where = f"continues behind epoch {epoch}, at step {step}" if checkpoint else "a new run"
         print(f"{self.run.directory}: {where}")
@@ -168,6 +171,23 @@ class Segment:
         for line in describe(trainer, model, data, mode):
             print(line)
         sys.stdout.flush()
+
+    def _continue_recording(self, wandb: SafeWandbLogger, mode: Mode) -> None:
+        """Make W&B's part of the run whole, and put aside the recordings that this makes superfluous.
+
+        Those are, offline, what killed segments left behind the last finished recording; online, where the server
+        says itself what it has, all.
+        """
+        *earlier, now = self.run.summary["segments"]
+        rows, _ = read_rows(self.run.metrics)
+        recorded = max((part.get("recorded", 0) for part in earlier), default=0)
+        wandb.catch_up(rows, recorded if mode == "offline" else None)
+        for part in earlier:
+            folder = self.run.directory / "wandb" / part.get("recording", "none")
+            if folder.name.startswith(OFFLINE) and folder.is_dir() and (mode == "online" or "recorded" not in part):
+                folder.rename(folder.with_name(f"superseded-{folder.name}"))
+        now["recording"] = wandb.recording.name
+        self.run.update()
 
     def _wandb_config(self) -> dict[str, Any]:
         facts = {name: value for name, value in self.run.summary.items() if name not in ("metrics", "best", "status")}
@@ -231,10 +251,11 @@ class Segment:
             return
         try:
             self.run.update(status=status)
+            if self.wandb and self.wandb.finish(exit_code, _wandb_summary(self.run.summary)):
+                self.run.summary["segments"][-1]["recorded"] = self.run.summary["epoch"]
+                self.run.update()
         except OSError as error:
             print(f"summary.json could not be written ({error.strerror}) and does not say {status!r}", file=sys.stderr)
-        if self.wandb:
-            self.wandb.finish(exit_code, _wandb_summary(self.run.summary))
 
 
 def check(data: DataModule, trainer: Trainer) -> None:
@@ -268,7 +289,6 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "multiply_adds": multiply_adds,
         "epochs": config["trainer"]["max_epochs"],
         "seed": config["seed_everything"],
-        "group": config["wandb"]["group"],
         "options": determining(config),
         "versions": versions(),
         "environment": environment(),
@@ -278,4 +298,5 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
 def _wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     last = {f"last/{name.removeprefix('val/')}": value for name, value in summary["metrics"].items() if "val/" in name}
     best = {f"best/{name.removeprefix('val/')}": value for name, value in summary["best"].items()}
-    return {**last, **best, **{name: summary.get(name) for name in ("status", "minutes_lost", "data_wait")}}
+    run = {name: summary.get(name) for name in (*COST, "segments", "minutes_lost")}
+    return {**last, **best, "status": summary["status"], "minutes_lost": summary.get("minutes_lost"), "run": run}

@@ -1,17 +1,35 @@
-"""Runs from W&B's server, as records; its private offline files are not read: every run has its own."""
+"""W&B's server: its address, and runs read from it as records; without torch.
+
+Its private offline files are not read: every run has its own.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import time
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
+
+from tqdm import tqdm
 
 from reslightning.errors import UserError
 from reslightning.runs import RunRecord
 
-COLUMNS = ("epoch", "step", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr")
-STATES = {"running": "running", "finished": "finished", "failed": "failed", "crashed": "lost", "killed": "failed"}
+# W&B's states of a run that say more than the status that it was left with: it may have been requeued since.
+STATES = {"running": "running", "crashed": "lost", "pending": "preempted", "preempting": "preempted"}
+ENDED = {"finished": "finished", "failed": "failed", "killed": "failed", "preempted": "preempted"}
+OFFLINE = "offline-run-"  # what W&B begins the names of its offline recordings with
+# What a run's configuration says of its cost is from the beginning of a segment.
+COST = ("epoch", "global_step", "seconds", "images_per_second", "data_wait")
+
+
+def wandb_url() -> str:
+    """Return the address of the server that W&B's settings name."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
 
 
 def read_project(path: str, *, group: str | None = None, api: Any = None) -> tuple[list[RunRecord], str | None]:
@@ -37,7 +55,8 @@ def read_project(path: str, *, group: str | None = None, api: Any = None) -> tup
     filters = {"group": group} if group else None
     records: list[RunRecord] = []
     try:
-        for run in api.runs(path, filters=filters, order="+created_at", per_page=50):
+        runs = api.runs(path, filters=filters, order="+created_at", per_page=50, lazy=False)
+        for run in tqdm(runs, unit=" runs", leave=False, disable=None):
             records.append(_record(run))
     except Exception as error:  # whatever the network or the server answers, at any page
         if not records:
@@ -49,28 +68,49 @@ def read_project(path: str, *, group: str | None = None, api: Any = None) -> tup
 
 
 def _record(run: Any) -> RunRecord:
-    config = dict(run.config)
-    facts = config.get("run") or {}
-    summary = {
-        **facts,
-        "run_id": run.id,
-        "status": (dict(run.summary).get("status") or STATES.get(run.state, run.state)),
-        "group": run.group,
-    }
+    start, end = _mapping(run.config.get("run")), _mapping(run.summary_metrics.get("run"))
+    if _segments(end) >= _segments(start):
+        facts = {**start, **end}
+    else:  # its last segment has not ended, or was killed
+        facts = {name: value for name, value in start.items() if name not in (*COST, "segments")}
+    left = run.summary_metrics.get("status") or ENDED.get(run.state, run.state)
+    problems = [] if start or end else ["it was not recorded by this package: only curves and names are known"]
+    return RunRecord(
+        run.name,
+        f"wandb:{'/'.join(run.path)}",
+        {**facts, "run_id": run.id, "status": STATES.get(run.state, left), "group": run.group},
+        _epochs(run.scan_history()),
+        problems,
+        _age(getattr(run, "heartbeat_at", None)),
+        run.state != "running",
+    )
+
+
+def _epochs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Return a row for each epoch, of all that was logged for it, the later values counting."""
     rows: dict[float, dict[str, float]] = {}
-    for row in run.scan_history(keys=None):
-        if (epoch := row.get("epoch")) is not None:
-            rows.setdefault(float(epoch), {}).update({k: _number(row[k]) for k in COLUMNS if row.get(k) is not None})
-    history = [rows[epoch] for epoch in sorted(rows)]
-    if history:
-        summary.setdefault("epoch", int(history[-1]["epoch"]))
-    problems = [] if facts else ["it was not recorded by this package: only curves and names are known"]
-    seen = _age(getattr(run, "heartbeat_at", None))
-    return RunRecord(run.name, f"wandb:{'/'.join(run.path)}", summary, history, problems, seen, run.state != "running")
+    for logged in history:
+        numbers = {name: number for name, value in logged.items() if (number := _number(value)) is not None}
+        if "trainer/global_step" in numbers:
+            numbers["step"] = numbers.pop("trainer/global_step")
+        if "epoch" in numbers:
+            rows.setdefault(numbers["epoch"], {}).update(numbers)
+    return list(rows.values())
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan  # W&B writes "NaN" as text
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _segments(facts: Mapping[str, Any]) -> int:
+    segments = facts.get("segments")
+    return len(segments) if isinstance(segments, list) else 0
+
+
+def _number(value: Any) -> float | None:
+    if value in ("NaN", "Infinity", "-Infinity"):  # W&B writes them as text
+        return math.nan
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _age(moment: str | None) -> float | None:
@@ -78,5 +118,5 @@ def _age(moment: str | None) -> float | None:
         return None
     try:
         return max(time.time() - datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp(), 0.0)
-    except ValueError:
+    except (AttributeError, TypeError, ValueError):
         return None

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ def process(line: str, **options: Any) -> subprocess.Popen[str]:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         **options,
     )
+
+
+def kill_behind(epochs: int, line: str, run: Path) -> None:
+    """Train in a process of its own, and kill it as soon as its summary has so many epochs."""
+    child = process(line)
+    deadline = time.monotonic() + 120
+    while not (run / "summary.json").exists() or json.loads((run / "summary.json").read_text())["epoch"] < epochs:
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.kill()
+    child.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
 """Which code trained a run, said where it was not the same."""
 
 import json
+import os
 import subprocess
 import sys
 
-from reslightning.provenance import changed_code, code_hash, code_version, mixed_code, snapshot
+from reslightning.provenance import PACKAGE, changed_code, code_hash, code_version, mixed_code, snapshot
 
 
 def segment(steps, code, commit=None, dirty=None):
@@ -37,3 +38,29 @@ def test_a_snapshot_is_the_same_code_and_says_where_it_is_from(tmp_path):
     assert found == code_hash()
     assert tuple(version) == code_version()
     assert "overlays/fast" in configs
+
+
+def test_an_edited_checkout_is_dirty(tmp_path):
+    package = tmp_path / "reslightning"
+    package.mkdir()
+    for name in ("__init__.py", "provenance.py"):
+        (package / name).write_text((PACKAGE / name).read_text() if name != "__init__.py" else "")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@localhost"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    (tmp_path / "notes.txt").write_text("beside the package")
+    found = []
+    for _ in range(2):
+        code = "import json, reslightning.provenance as p; print(json.dumps(p.code_version()))"
+        environ = {
+            "PYTHONPATH": str(tmp_path),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": os.environ["PATH"],
+        }
+        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout))
+        (package / "provenance.py").write_text((package / "provenance.py").read_text() + "# edited\n")
+    (commit, clean), (same, edited) = found
+    assert len(commit) == 40
+    assert (same, clean, edited) == (commit, False, True)

@@ -1,14 +1,17 @@
 """metrics.csv over resumes, and W&B that never asks and never fails a run."""
 
 import csv
+import json
 import math
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from reslightning.tracking import FINISH_TIMEOUT, INIT_TIMEOUT, MetricsCSV, SafeWandbLogger, Wandb, start_wandb
-from tests.conftest import SMALL
+from tests.conftest import SMALL, kill_behind, process
+from tests.wandb_server import serving
 
 
 def read(path):
@@ -144,6 +147,17 @@ def test_no_secret_in_any_file(cli, tmp_path, monkeypatch):
     netrc.chmod(0o600)
     monkeypatch.setenv("HOME", str(netrc.parent))
     line = f"{SMALL} --trainer.max_epochs 1".replace("disabled", "offline")
+    key = secrets[0].decode()
+    for command in ("fit", "submit --dry-run -- fit"):
+        for option in ("api_key=" + key, f"tracking_uri=https://me:{key}@127.0.0.1/x"):
+            logger = (
+                f"--trainer.logger {'CometLogger' if 'api' in option else 'MLFlowLogger'} --trainer.logger.{option}"
+            )
+            result = cli(f"{command} {line} --run_dir run {logger}")
+            assert result.status == 2, option
+            assert "is given a credential, which would be written to the run's files" in result.err
+            assert key not in result.err
+    assert not (tmp_path / "run").exists()
     assert cli(f"fit {line} --run_dir run").status == 0
     assert cli("test --run_dir run").status == 0
     assert cli("compare run --html page.html --plot figure.svg").status == 0
@@ -155,6 +169,76 @@ def test_no_secret_in_any_file(cli, tmp_path, monkeypatch):
     for path in files:
         content = path.read_bytes()
         assert not any(secret in content for secret in secrets), path
+
+
+def test_a_slurm_job_names_its_part(monkeypatch):
+    assert Wandb(tags=["a"], group="mine").in_job(None) == Wandb(tags=["a"], group="mine")
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    monkeypatch.setenv("SLURM_JOB_PARTITION", "public")
+    monkeypatch.setenv("SLURM_JOB_NAME", "night")
+    assert Wandb(tags=["a"]).in_job(None) == Wandb(tags=["a", "job-18", "public"])
+    assert Wandb().in_job("before").group == "before"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert Wandb().in_job(None) == Wandb(tags=["job-17_3", "public"], group="night")
+    assert Wandb(group="mine").in_job("before").group == "mine"
+
+
+def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
+    """To a stand-in for the server, from an offline run in a folder whose name has an error in it."""
+    line = f"fit {SMALL} --trainer.max_epochs 2 --run_dir 'error failed/run'".replace("disabled", "offline")
+    assert cli(f"{line} --wandb.group night --wandb.tags '[a, b]' --wandb.notes words").status == 0
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for _ in range(2):  # what is uploaded already stays as it is
+            result = cli("sync 'error failed'")
+            assert result.status == 0, result.out
+            assert "error failed/run: 1 segments uploaded" in result.out
+            ((name, run),) = server.runs.items()
+            assert [row["epoch"] for row in run.rows()] == [1, 2]
+            assert [row["trainer/global_step"] for row in run.rows()] == [5, 10]
+    assert run.exits == [0]
+    made = {key: run.created[key] for key in ("displayName", "groupName", "tags", "notes", "jobType", "project")}
+    assert made == {
+        **{"displayName": "run", "groupName": "night", "tags": ["a", "b"], "notes": "words"},
+        **{"jobType": "train", "project": "reslightning"},
+    }
+    facts = json.loads(Path("error failed/run/summary.json").read_text())
+    assert name == facts["run_id"]
+    assert run.summary["last/top1"] == facts["metrics"]["val/top1"]
+    assert run.summary["best/top1"] == facts["best"]["val/top1"]
+    assert run.summary["run"]["segments"][0]["to_step"] == 10
+    assert run.config["run"]["value"]["arch"] == "resnet8"
+    assert any("val/worst" in file for file in run.files)
+    assert any("val/confusion" in file for file in run.files)
+    assert not Path("wandb").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_run_killed_twice_is_one_run_on_the_server(tmp_path, monkeypatch, mode):
+    """Real processes, kill -9, W&B's own client: each epoch is there once, in order, and the key in no file."""
+    run, key = tmp_path / "run", "5ec4e7" * 6 + "abcd"
+    line = f"fit {SMALL} --trainer.max_epochs 12 --run_dir {run}".replace("disabled", mode)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        kill_behind(3, line, run)
+        kill_behind(7, line, run)
+        for command in (line, f"sync {run}"):
+            assert not server.runs or mode == "online"  # until it is synced
+            child = process(command)
+            out, _ = child.communicate(timeout=200)
+            assert child.returncode == 0, out
+        ((name, there),) = server.runs.items()
+    assert name == json.loads((run / "summary.json").read_text())["run_id"]
+    assert [row["epoch"] for row in there.rows()] == list(range(1, 13))
+    errors = [row["val/top1"] for row in there.rows()]
+    assert errors == [float(row["val/top1"]) for row in read(run / "metrics.csv")]
+    assert there.exits[-1] == 0
+    for path in tmp_path.glob("run/**/*"):
+        assert not path.is_file() or key.encode() not in path.read_bytes(), path
 
 
 def test_sync_without_a_server_says_so_and_loses_nothing(cli, tmp_path, monkeypatch):
@@ -182,16 +266,20 @@ def test_sync_uploads_segments_in_order_and_bounds_what_hangs(cli, tmp_path, mon
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "summary.json").write_text("{}")
         for moment in moments:
-            (tmp_path / "runs" / run / "wandb" / f"offline-run-{moment}-id").mkdir(parents=True)
+            folder = tmp_path / "runs" / run / "wandb" / f"offline-run-{moment}-id"
+            folder.mkdir(parents=True)
+            (folder / "run-id.wandb").write_bytes(b"8 bytes.")
     found = [path.name.split("-")[2] for path in offline_segments(tmp_path / "runs" / "a")]
     assert found == ["20260101_000000", "20260102_000000", "20260103_000000"]
+    for file in tmp_path.glob("runs/a/wandb/*/*"):  # what a process leaves that is killed at once
+        file.write_bytes(b"7 bytes")
     assert cli(f"fit {SMALL} --trainer.max_epochs 1 --run_dir runs/c".replace("disabled", "offline")).status == 0
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
         result = cli("sync runs --timeout 5")
     assert result.status == 1
-    assert "runs/a: FAILED: " in result.out  # its folders hold nothing
+    assert "runs/a: nothing was recorded offline" in result.out
     assert "runs/b: nothing was recorded offline" in result.out
     assert "runs/c: FAILED: no answer from the server for 5 s" in result.out
-    assert "2 of 3 runs were not uploaded" in result.out
+    assert "1 of 3 runs were not uploaded" in result.out

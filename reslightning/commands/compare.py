@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from reslightning.commands import CommandParser
-from reslightning.comparison import COLUMNS, DEFAULT, Filter, Group, column, differing, grouped, sections, select
+from reslightning.comparison import (
+    COLUMNS,
+    DEFAULT,
+    Filter,
+    Part,
+    column,
+    differing,
+    grouped,
+    sections,
+    select,
+    usual_columns,
+)
 from reslightning.errors import UserError
 from reslightning.runs import RunRecord, find_runs
-from reslightning.tables import FORMATS, render
+from reslightning.tables import FORMATS, order, render
 
 WANDB = "wandb:"
 
@@ -28,30 +40,40 @@ def main(argv: list[str]) -> int:
     shown = select(records, [Filter.parse(text, keys) for text in args.filter])
     if not shown:
         raise UserError(f"none of the {len(records)} runs is left by the filters: {' '.join(args.filter)}")
-    names = args.columns.split(",") if args.columns else _with_values(shown)
-    for name in [*names, args.sort.lstrip("-"), *([args.by] if args.by else [])]:
+    notes += [f"{run.source}: {problem}" for run in shown for problem in run.problems]
+    names = args.columns.split(",") if args.columns else ["run", "top1"] if args.diff else usual_columns(shown)
+    for name in [*names, args.sort.removeprefix("-"), *([args.by] if args.by else [])]:
         column(name, keys)
-    parts = [
-        (title, grouped(runs, args.by, keys) if args.by else [Group([run]) for run in runs])
-        for title, runs in sections(shown)
-    ]
-    print(render(parts, names, args.sort, args.format, args.by))
     if args.diff:
-        rows = [Group([run]) for run in shown]
-        print(render([("differences", rows)], ["run", *differing(shown)], "run", args.format))
+        different = [key for key in differing(shown) if key not in names]
+        names += different
+        notes += [] if different else ["the runs' options are the same"]
+    parts = [
+        (section.title, order(grouped(section, args.by, keys), args.sort if section.ranked else "run"))
+        for section in sections(shown)
+    ]
+    print(render(parts, names, args.format, args.by))
+    if args.format in ("csv", "json"):  # the other formats have room for it
+        notes += [note for _, groups in parts for group in groups for note in group.notes]
     for note in notes:
         print(note, file=sys.stderr)
-    if args.plot:
-        from reslightning.figures import plot
+    if args.plot or args.html:
+        _draw(args, parts, names)
+    return 0
 
-        plot(shown, args.plot, by=args.by, log=args.log, over=args.over)
+
+def _draw(args: Namespace, parts: list[Part], names: list[str]) -> None:
+    from reslightning.figures import curves, plot
+
+    lines = curves(parts, args.over)
+    if args.plot:
+        plot(lines, args.plot, log=args.log, over=args.over)
         print(f"figure written to {args.plot}", file=sys.stderr)
     if args.html:
         from reslightning.report import write_report
 
-        write_report(parts, shown, args.html, names, args.sort, args.by)
+        write_report(parts, lines, args.html, names, by=args.by, over=args.over)
         print(f"report written to {args.html}", file=sys.stderr)
-    return 0
 
 
 def _parser() -> CommandParser:
@@ -63,25 +85,20 @@ def _parser() -> CommandParser:
     text = "run directories, folders of them, or wandb:ENTITY/PROJECT (default: runs)"
     add("runs", nargs="*", default=["runs"], metavar="RUN", help=text)
     add("--by", metavar="KEY", help="one row for all runs of a value, arch or an option: mean and deviation over them")
-    add("--diff", action="store_true", help="a second table: the options in which the runs differ")
+    add("--diff", action="store_true", help="the options in which the runs differ, instead of the usual columns")
     text = "runs of which it holds, also with !=, < and >: top1<9 arch=resnet20"
-    add("--filter", nargs="+", default=[], metavar="KEY=VALUE", help=text)
+    add("--filter", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
     add("--sort", default="top1", metavar="COLUMN", help="what rows are ordered by; -COLUMN for the largest first")
     text = f"columns, also any option (default: {','.join(DEFAULT)}; more: {_more()})"
     add("--columns", metavar="A,B", help=text)
     add("--format", choices=FORMATS, default="table", help="of the tables (default: table)")
     add("--plot", type=Path, metavar="FILE", help="curves as .png, .svg or .pdf: training thin, validation bold")
     add("--log", action="store_true", help="the figure's errors on a logarithmic axis")
-    text = "the figure's horizontal axis (default: epoch)"
+    text = "the curves' horizontal axis (default: epoch)"
     add("--over", choices=["epoch", "iterations", "samples"], default="epoch", help=text)
     add("--html", type=Path, metavar="FILE", help="a page with table, curves and differences that needs no network")
     add("--group", help="wandb: the runs of a group")
     return parser
-
-
-def _with_values(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the usual columns without those that would be empty."""
-    return [name for name in DEFAULT if any(COLUMNS[name](run) is not None for run in runs)]
 
 
 def _more() -> str:
@@ -92,33 +109,42 @@ def _records(args: Namespace) -> tuple[list[RunRecord], list[str]]:
     """Return the runs that were asked for, each once, and what there is to say of the others."""
     records: list[RunRecord] = []
     notes: list[str] = []
-    for place in args.runs:
+    seen: set[Path] = set()
+    for place in dict.fromkeys(args.runs):
         if place.startswith(WANDB):
             from reslightning.wandb_runs import read_project
 
             found, problem = read_project(place.removeprefix(WANDB), group=args.group)
-            records += found
             notes += [problem] if problem else []
         else:
-            found, skipped = _from_folder(Path(place).expanduser())
-            records += found
+            found, skipped = _from_folder(Path(place).expanduser(), seen)
             notes += skipped
+        records += found
     unique, copies = _without_copies(records)
-    return unique, [*notes, *copies, *(f"{run.source}: {problem}" for run in unique for problem in run.problems)]
+    names = Counter(run.name for run in unique)
+    for run in unique:
+        if names[run.name] > 1:
+            run.name = run.source
+    return unique, [*notes, *copies]
 
 
-def _from_folder(path: Path) -> tuple[list[RunRecord], list[str]]:
-    directories = find_runs(path)
-    records, skipped = [], []
-    for directory in directories:
+def _from_folder(path: Path, seen: set[Path]) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs at or below a path but those seen before, and what of it is none."""
+    records, skipped, known = [], [], False
+    for directory in find_runs(path):
+        if (place := directory.resolve()) in seen:
+            known = True
+            continue
+        seen.add(place)
         try:
             records.append(RunRecord.from_directory(directory))
         except UserError as error:
             skipped.append(f"skipped {error}")
-    if not records:
+    if not records and not known:
         found = f"; {len(skipped)} folders were skipped:\n" + "\n".join(skipped[:5]) if skipped else ""
         looked = "looked for: folders with summary.json or metrics.csv, at any depth"
-        raise UserError(f"no runs at {path.absolute()}{found}\n{looked}")
+        there = "" if path.exists() else ", which does not exist"
+        raise UserError(f"no runs at {path.absolute()}{there}{found}\n{looked}")
     return records, ([f"{len(skipped)} folders are no runs:"] if len(skipped) > 1 else []) + skipped
 
 

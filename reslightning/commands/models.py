@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--version", help="v1, v1.5 or v2 instead of the network's own")
     parser.add_argument("--num_classes", type=int, help="outputs instead of the network's own number")
     args = parser.parse_args(argv[1:])
-    header = ("network", "layers", "shortcut", "version", "parameters", "mult-adds", "input", "classes", "published")
+    header = ("network", "layers", "shortcut", "version", "parameters", "mult-adds", "input", "classes")
     rows = [header]
     for name in args.name or list_architectures():
         plain = get_architecture(name).shortcut is None
@@ -37,18 +37,19 @@ def main(argv: list[str]) -> int:
                 f"{multiply_adds / 1e9:.3f}e9",
                 f"{architecture.image_size}",
                 f"{classes}",
-                "; ".join(_published(row) for row in PUBLISHED if row.arch == name),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
-        padded = zip(row, widths, (str.ljust, *[str.rjust] * 7, str.ljust), strict=True)
-        cells = [align(cell, width) for cell, width, align in padded]
-        print("  ".join(cells).rstrip())
+        aligned = zip(row, widths, (str.ljust, *[str.rjust] * 7), strict=True)
+        print("  ".join(align(cell, width) for cell, width, align in aligned))
+        for known in PUBLISHED:
+            if known.arch == row[0]:
+                print(f"    {_published(known)}")
     return 0
 
 
 def _published(row: Published) -> str:
     errors = "/".join(f"{value:.2f}" for value in (row.top1, row.top5) if value is not None)
-    shortcut = f" {row.shortcut}" if row.shortcut else ""
-    return f"{errors} {row.dataset}{shortcut} {row.protocol} ({row.source})"
+    network = [f"shortcut {row.shortcut}"] if row.shortcut else []
+    return f"{errors:10}  {', '.join([row.dataset, row.protocol, *network])}  ({row.source})"

@@ -122,8 +122,8 @@ class ImageFolder(DataModule):
 
     @property
     def protocol(self) -> str:
-        """The centre, with its sizes where they are not those of published numbers (232: torchvision's V2)."""
-        usual = self.eval_size == 224 and self.eval_resize in (256, 232)
+        """The centre, with its sizes where they are not the usual ones; torchvision's V2 is center-232-224."""
+        usual = (self.eval_resize, self.eval_size) == (256, 224)
         return "center" if usual else f"center-{self.eval_resize}-{self.eval_size}"
 
     def check_options(self) -> None:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from reslightning.comparison import Group
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
 from reslightning.runs import RunRecord
-from tests.conftest import SMALL, process
+from tests.conftest import SMALL, kill_behind, process
 
 
 def made(folder: Path, name: str, *, epochs: int = 3, top1: float = 0.9, **facts) -> Path:
@@ -28,7 +29,7 @@ def made(folder: Path, name: str, *, epochs: int = 3, top1: float = 0.9, **facts
     run.mkdir(parents=True)
     lines = ["epoch,step,train/loss,train/top1,val/loss,val/top1,val/top5,val/n_samples,lr,images_per_second"]
     for epoch in range(1, epochs + 1):
-        share = top1 * epoch / epochs
+        share = top1 * (epoch / epochs)
         lines.append(f"{epoch},{10 * epoch},{2 / epoch!r},{share * 0.9!r},{1 / epoch!r},{share!r},0.99,359,0.1,1000.0")
     (run / "metrics.csv").write_text("\n".join(lines) + "\n")
     last = {"epoch": epochs, "train/loss": 2 / epochs, "val/top1": top1, "val/top5": 0.99, "val/loss": 1 / epochs}
@@ -136,6 +137,71 @@ def test_ranking_by_best_needs_held_out_images(cli, tmp_path):
     assert out.count("validated on") == 2  # not ranked together
 
 
+def test_the_last_validated_epoch_is_the_result(cli, tmp_path):
+    """With validation every second epoch, the last row has none."""
+    run = made(tmp_path / "runs", "a", top1=0.9)
+    with (run / "metrics.csv").open("a") as file:
+        file.write("4,40,0.5,0.95,,,,,0.1,1000.0\n")
+    facts = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(facts | {"epoch": 4, "metrics": {"epoch": 4, "train/top1": 0.95}}))
+    result = cli("compare runs --columns run,top1,last_top1,train_top1,epoch --format json")
+    (row,) = json.loads(result.out)
+    assert row["top1"] == row["last_top1"] == pytest.approx(10.0)
+    assert row["train_top1"] == pytest.approx(5.0)
+    assert row["epoch"] == "4/3"
+    assert result.err == ""
+
+
+def test_a_statistic_says_of_how_many_runs_it_is(cli, tmp_path):
+    for name, top1 in (("a", 0.90), ("b", 0.92), ("c", float("nan"))):
+        made(tmp_path / "runs", name, top1=top1, status="running" if name == "b" else "finished")
+    out = cli("compare runs --by arch --columns top1,published").out
+    assert "9.00 ± 1.41 (95 %: ± 12.71) (n=2 of 3)" in out
+    assert "resnet20: 1 of 3 not finished: b (running, 3/3)" in out
+    (row,) = csv.DictReader(io.StringIO(cli("compare runs --by arch --format csv --columns top1,published").out))
+    assert (row["n"], row["top1_n"], row["published"]) == ("3", "2", "8.75")
+    (run,) = records(cli, "runs --by arch --columns top1")
+    assert run["top1"]["n"] == 2
+
+
+def test_text_sorts_by_the_numbers_in_it(cli, tmp_path):
+    for name, epochs in (("resnet110", 9), ("resnet20", 10), ("resnet56", 100)):
+        made(tmp_path / "runs", name, epochs=epochs)
+    assert [row["run"] for row in records(cli, "runs --sort epoch")] == ["resnet110", "resnet20", "resnet56"]
+    assert [row["run"] for row in records(cli, "runs --sort run")] == ["resnet20", "resnet56", "resnet110"]
+    assert [row["run"] for row in records(cli, "runs --sort -epoch")] == ["resnet56", "resnet20", "resnet110"]
+
+
+def test_what_is_unknown_is_not_ranked(cli, tmp_path):
+    made(tmp_path / "runs", "known", top1=0.5)
+    for name, top1 in (("y", 0.99), ("x", 0.9)):
+        run = made(tmp_path / "runs", name, top1=top1)
+        facts = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "dataset"}))
+    rows = records(cli, "runs")
+    assert [row["run"] for row in rows] == ["known", "x", "y"]
+    assert "not ranked" in rows[1]["section"]
+    assert len(records(cli, "runs --by arch")) == 3  # and has no mean
+
+
+def test_runs_of_one_group_show_its_keys(cli, tmp_path):
+    for number, rate in enumerate((0.1, 0.2)):
+        made(tmp_path / "runs", f"r{number}", group="grid-1", options={"model.optim.lr": rate, "seed_everything": 0})
+    assert [row["model.optim.lr"] for row in records(cli, "runs --sort run")] == [0.1, 0.2]
+    made(tmp_path / "runs", "other", options={"model.optim.lr": 0.3})
+    assert "model.optim.lr" not in records(cli, "runs")[0]
+
+
+def test_runs_of_one_name_and_the_same_folder_twice(cli, tmp_path):
+    for folder, top1 in (("one", 0.9), ("two", 0.8)):
+        made(tmp_path / folder, "run", top1=top1, run_id=folder)
+    (tmp_path / "three").symlink_to(tmp_path / "two")
+    (tmp_path / "one" / "loop").symlink_to(tmp_path / "one")
+    result = cli("compare one two two/run three --format json --html page.html")
+    assert [row["run"] for row in json.loads(result.out)] == ["one/run", "two/run"]
+    assert result.err == "report written to page.html\n"
+
+
 def test_a_summary_that_contradicts_its_rows_is_not_believed(cli, tmp_path):
     run = made(tmp_path / "runs", "a", top1=0.9)
     facts = json.loads((run / "summary.json").read_text())
@@ -146,6 +212,14 @@ def test_a_summary_that_contradicts_its_rows_is_not_believed(cli, tmp_path):
     assert "runs/a: summary.json says val/top1=0.99 of epoch 3, metrics.csv 0.9" in result.err
     (run / "metrics.csv").write_text("\n".join((run / "metrics.csv").read_text().splitlines()[:2]) + "\n")
     assert "summary.json is at epoch 3, metrics.csv ends at 1" in cli("compare runs").err
+
+
+@pytest.mark.parametrize(("best", "said"), [(0.3, "val/top1=0.3"), (0.6, "val/top1=0.6"), (0.9, "epoch=2")])
+def test_a_best_value_that_the_rows_do_not_have_is_named(cli, tmp_path, best, said):
+    run = made(tmp_path / "runs", "a", top1=0.9)
+    facts = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(facts | {"best": {"val/top1": best, "epoch": 2}}))
+    assert f"runs/a: summary.json says a best with {said}, metrics.csv" in cli("compare runs").err
 
 
 def test_lost_runs(cli, tmp_path):
@@ -174,9 +248,11 @@ def test_filters_columns_and_differences(cli, tmp_path):
     assert [row["run"] for row in records(cli, "runs --filter arch!=resnet20")] == ["c"]
     assert [row["run"] for row in records(cli, "runs --filter model.optim.lr>=0.2 status=finished")] == ["b"]
     assert records(cli, "runs --columns run,model.optim.lr --filter arch=resnet20")[0]["model.optim.lr"] == 0.2
-    out = cli("compare runs --diff --columns run,top1").out
-    assert "model.optim.lr" in out
-    assert "data.batch_size" not in out
+    assert [row["run"] for row in records(cli, "runs --filter arch=resnet20 --filter 'top1<9'")] == ["b"]
+    assert [row["run"] for row in records(cli, "runs --sort -run")] == ["c", "b", "a"]
+    (first, *_) = records(cli, "runs --diff")
+    assert first.keys() == {"section", "run", "top1", "model.arch", "model.optim.lr"}
+    assert cli("compare runs --diff --filter run=a").err == "the runs' options are the same\n"
     by = cli("compare runs --by arch --columns top1").out
     assert "resnet20: its runs differ in model.optim.lr" in by
     for line, message in (
@@ -216,9 +292,18 @@ def test_half_written_and_foreign_folders(cli, tmp_path):
     assert "4 folders are no runs:" in result.err
     for name in ("foreign", "broken", "list", "other"):
         assert f"skipped runs/{name}" in result.err
+    (tmp_path / "runs" / "summary.json").write_text('{"mine": 1}')  # above them all
+    killed = tmp_path / "runs" / "killed"
+    (killed / "checkpoints").mkdir(parents=True)
+    (killed / "lock").write_text("{}")
+    result = cli("compare runs")
+    assert good.name in result.out
+    assert "6 folders are no runs:" in result.err
+    assert "skipped runs/killed: no summary.json and no metrics.csv of a run" in result.err
     (tmp_path / "empty").mkdir()
     result = cli("compare empty")
     assert result.status == 2
+    assert "nowhere, which does not exist" in cli("compare nowhere").err
     assert "looked for: folders with summary.json or metrics.csv" in result.err
 
 
@@ -233,8 +318,22 @@ def test_facts_of_the_wrong_kind_are_named(cli, tmp_path):
             assert result.status == 0, (name, odd, result.err)
         (run / "summary.json").write_text(json.dumps({key: value for key, value in facts.items() if key != name}))
         assert cli("compare runs").status == 0, name
+    for part in ({"seconds": "x", "world_size": 1}, {"world_size": None}, {"to_step": [1]}, {}, {"seconds": 1}):
+        (run / "summary.json").write_text(json.dumps(facts | {"segments": [part]}))
+        assert cli("compare runs --columns run,device_hours").status == 0, part
+    for number in ("1e999", "-1e999", "NaN", "9" * 400):
+        (run / "summary.json").write_text(
+            json.dumps(facts | {"seconds": 0}).replace('"seconds": 0', f'"seconds": {number}')
+        )
+        assert cli("compare runs").status == 0, number
+    rows = (run / "metrics.csv").read_text()
+    for cell in ("inf", "nan", "x" * 200_000, '"' + "x" * 200_000):
+        (run / "metrics.csv").write_text(f"{rows}{cell},4\n")
+        (run / "summary.json").write_text(json.dumps(facts))
+        assert cli("compare runs --plot fig.svg").status == 0, cell[:10]
+    (run / "metrics.csv").write_text(rows)
     (run / "summary.json").write_text(json.dumps(facts | {"arch": 3}))
-    assert "summary.json's arch is not what it should be: '3'" in cli("compare runs").err
+    assert "runs/a: its arch is not what it should be: '3'" in cli("compare runs").err
 
 
 def test_cuts_lose_only_what_lies_behind_them(tmp_path):
@@ -275,11 +374,12 @@ def test_wandb_shaped_like_its_api(cli, tmp_path, monkeypatch):
 
     records, problem = wandb_runs.read_project("team/project", api=Api(1000))
     assert (len(records), problem) == (1000, None)
+    assert [row["epoch"] for row in records[5].history] == [1, 2]
     assert len({record.summary["run_id"] for record in records}) == 1000
     assert records[7].history[1]["val/top1"] == pytest.approx(0.5 + 7 / 4000 + 0.1)
     assert records[7].summary["arch"] == "resnet20"
-    records, problem = wandb_runs.read_project("team/project", api=Api(1000, fails_at=130))
-    assert len(records) == 130
+    some, problem = wandb_runs.read_project("team/project", api=Api(1000, fails_at=130))
+    assert len(some) == 130
     assert "only 130 runs were read before the server failed: 502" in problem
     with pytest.raises(UserError, match="W&B did not give the runs of team/project: 502"):
         wandb_runs.read_project("team/project", api=Api(1000, fails_at=0))
@@ -287,12 +387,22 @@ def test_wandb_shaped_like_its_api(cli, tmp_path, monkeypatch):
         wandb_runs.read_project("team/none", api=Api(0))
     grouped, _ = wandb_runs.read_project("team/project", group="g1", api=Api(1000))
     assert len(grouped) == 500
-    monkeypatch.setattr("wandb.Api", lambda: Api(3))
-    result = cli("compare wandb:team/project --columns run,top1,status,epoch --format json")
+    monkeypatch.setattr("wandb.Api", lambda: Api(9))
+    columns = "run,top1,status,epoch,seconds,gpu_hours,segments"
+    result = cli(f"compare wandb:team/project --columns {columns} --format json --plot fig.svg --over iterations")
     assert result.status == 0, result.err
-    rows = json.loads(result.out)
-    assert [row["run"] for row in rows] == ["run-2", "run-1", "run-0"]
-    assert rows[0]["top1"] == pytest.approx(100 * (0.3 - 2 / 4000))
+    *ranked, foreign = json.loads(result.out)
+    assert [row["run"] for row in ranked] == [f"run-{number}" for number in (8, 5, 4, 3, 2, 1, 0, 7)]
+    rows = {row["run"]: row for row in ranked}
+    assert rows["run-2"]["top1"] == pytest.approx(100 * (0.3 - 2 / 4000))
+    assert (rows["run-2"]["seconds"], rows["run-2"]["gpu_hours"]) == (60, 2 * 60 / 3600)  # of the end, not the start
+    # Of a segment that has not ended, W&B has but the beginning.
+    assert (rows["run-4"]["status"], rows["run-4"]["seconds"], rows["run-4"]["gpu_hours"]) == ("running", None, None)
+    assert rows["run-5"]["status"] == "lost"
+    assert (foreign["run"], foreign["top1"]) == ("run-6", None)
+    assert "not ranked" in foreign["section"]
+    assert "id6: it was not recorded by this package" in result.err
+    assert records[7].history[1]["step"] == 20
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -307,6 +417,19 @@ def test_figures(cli, tmp_path, suffix):
     assert len(content) > 5000
 
 
+def test_runs_of_two_data_sets_share_no_curve(cli, tmp_path):
+    made(tmp_path / "runs", "a", top1=0.9)
+    made(tmp_path / "runs", "b", top1=0.5, dataset="CIFAR100")
+    folder = tmp_path / "runs" / "a" / "evaluations"
+    folder.mkdir()
+    (folder / "val-confusion.csv").write_text("class,cat,dog\ncat,40,2\ndog,5\n")  # cut
+    assert cli("compare runs --by arch --html page.html").status == 0
+    page = Path("page.html").read_text()
+    for title in ("CIFAR10", "CIFAR100"):
+        assert f"resnet20 ({title}, center, validated on the test set)" in page
+    assert "Confusion of" not in page
+
+
 def test_curves_are_means_with_their_range():
     from reslightning.figures import curves
 
@@ -315,13 +438,15 @@ def test_curves_are_means_with_their_range():
         return RunRecord(name, name, {"arch": "x", "options": {"data.batch_size": batch}}, rows)
 
     runs = [record("a", [50, 20, 10], 4), record("b", [40, 30], 4)]
-    (curve,) = curves(runs, "arch", "epoch")
+    (curve,) = curves([("title", [Group(runs, "x")])], "epoch")
     assert (curve.label, curve.x) == ("x", [1, 2])  # where both are
     assert curve.y == pytest.approx([45, 25])
     assert curve.low == pytest.approx([40, 20])
     assert curve.high == pytest.approx([50, 30])
-    first, _ = curves(runs, None, "samples")
+    first, second = curves([("one", [Group(runs[:1], "a")]), ("other", [Group(runs[1:], "b")])], "samples")
     assert first.x == [40, 80, 120]
+    assert (first.label, second.label) == ("a (one)", "b (other)")
+    assert first.colour != second.colour
 
 
 MEASURE = """
@@ -356,15 +481,8 @@ def test_a_run_killed_twice_is_one_line_with_one_curve(tmp_path):
     """Real processes, kill -9 at epochs that nobody chose: one row in the table, no epoch twice, none missing."""
     run = tmp_path / "runs" / "run"
     line = f"fit {SMALL} --trainer.max_epochs 40 --run_dir {run}"
-    for least in (5, 15):
-        child = process(line)
-        deadline = time.monotonic() + 120
-        while not (run / "summary.json").exists() or json.loads((run / "summary.json").read_text())["epoch"] < least:
-            assert child.poll() is None, child.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        child.kill()
-        child.communicate()
+    kill_behind(5, line, run)
+    kill_behind(15, line, run)
     child = process(line)
     out, _ = child.communicate(timeout=200)
     assert child.returncode == 0, out
