@@ -257,8 +257,8 @@ class Group:
 
 Part = tuple[str, list[Group]]  # a table's title and rows, in order
 # Of several runs the mean; of UNLIKE ones, where they differ, nothing; of all others what there is.
-STATISTICS = {"top1", "top5", "difference", "last_top1", "best_top1", "train_top1", "train_loss", "val_loss"}
-STATISTICS |= {"images_per_second", "seconds", "gpu_hours", "device_hours", "data_wait", "minutes_lost", "gpu_memory"}
+COSTS = {"images_per_second", "seconds", "gpu_hours", "device_hours", "data_wait", "minutes_lost", "gpu_memory"}
+STATISTICS = {"top1", "top5", "difference", "last_top1", "best_top1", "train_top1", "train_loss", "val_loss"} | COSTS
 UNLIKE = {"heartbeat", "run_id", "identity", "source", "published", "published_source", "parameters", "flops"}
 
 

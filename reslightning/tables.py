@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reslightning.comparison import Group, Part, Statistic, Value
+from reslightning.comparison import COSTS, Group, Part, Statistic, Value
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 PERCENT = {"top1", "top5", "last_top1", "best_top1", "train_top1", "published", "difference"}
@@ -104,7 +104,7 @@ def text(value: Value | Statistic, name: str, style: str = "table") -> str:
         words = text(value.mean, name, style)
         if value.deviation is not None and value.interval is not None:
             spread, half = (text(number, name, style).lstrip("+") for number in (value.deviation, value.interval))
-            words += f" ± {spread} (95 %: ± {half})"
+            words += f" ± {spread}" + (f" (95 %: ± {half})" if name not in COSTS else "")
         return words if value.n == value.runs else f"{words} (n={value.n} of {value.runs})"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from reslightning.commands import CommandParser
@@ -23,7 +25,7 @@ from reslightning.comparison import (
 )
 from reslightning.errors import UserError
 from reslightning.runs import RunRecord, find_runs
-from reslightning.tables import FORMATS, order, render
+from reslightning.tables import FORMATS, headed, order, render, value_of
 
 WANDB = "wandb:"
 
@@ -52,14 +54,31 @@ def main(argv: list[str]) -> int:
         (section.title, order(grouped(section, args.by, keys), args.sort if section.ranked else "run"))
         for section in sections(shown)
     ]
+    names, left_out = (names, []) if args.columns else _worth_showing(parts, names, args)
+    notes += [f"left out for the terminal's width: {', '.join(left_out)} (--columns chooses)"] if left_out else []
     print(render(parts, names, args.format, args.by))
     if args.format in ("csv", "json"):  # the other formats have room for it
         notes += [note for _, groups in parts for group in groups for note in group.notes]
     for note in notes:
         print(note, file=sys.stderr)
     if args.plot or args.html:
-        _draw(args, parts, names)
+        _draw(args, parts, [*names, *left_out])
     return 0
+
+
+def _worth_showing(parts: list[Part], names: list[str], args: Namespace) -> tuple[list[str], list[str]]:
+    """Return the columns that any row has a value in, and those of them that a terminal has no room for."""
+    groups = [group for _, groups in parts for group in groups]
+    kept = [name for name in names if any(value_of(group, name, args.by) not in (None, "") for group in groups)]
+    if args.format != "table" or not sys.stdout.isatty():
+        return kept, []
+    width = shutil.get_terminal_size().columns
+    rules = [line.split("  ") for line in render(parts, kept, "table", args.by).splitlines() if line.startswith("--")]
+    room = min(sum(end <= width + 2 for end in accumulate(len(part) + 2 for part in rule)) for rule in rules)
+    before = headed([], args.by)
+    own = [name for name in headed(kept, args.by) if name not in before]
+    at = max(room - len(before), 2)
+    return own[:at], own[at:]
 
 
 def _draw(args: Namespace, parts: list[Part], names: list[str]) -> None:

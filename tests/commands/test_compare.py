@@ -270,6 +270,22 @@ def test_filters_columns_and_differences(cli, tmp_path):
         assert message in result.err
 
 
+def test_a_terminal_shows_the_columns_that_fit(cli, tmp_path, monkeypatch):
+    made(tmp_path / "runs", "a")
+    made(tmp_path / "runs", "b", dataset="CIFAR100", options={"model.optim.lr": 1.23456789012345})
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    for line in ("compare runs", "compare runs --by arch"):
+        result = cli(line)
+        rows = [row for row in result.out.splitlines() if row.startswith("--")]
+        assert max(map(len, rows)) <= 60 < len(rows[0]) + 15
+        assert "left out for the terminal's width: " in result.err
+        assert "gpu_hours" not in result.err  # which no run has
+        assert "seconds (--columns chooses)" in result.err
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "left out" not in cli("compare runs").err
+
+
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "csv"])
 def test_formats(cli, tmp_path, style):
     made(tmp_path / "runs", "a", top1=0.9167)
