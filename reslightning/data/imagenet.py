@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from reslightning import augment
 from reslightning.data import decode
-from reslightning.data.base import PART, PARTS, DataModule, Split, ignore_signals
+from reslightning.data.base import PARTS, DataModule, Split, ignore_signals
 from reslightning.data.labels import imagenet_classes
+from reslightning.data.reader import Failed, Reader
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
@@ -309,93 +309,6 @@ class ImageNet(ImageFolder):
         """Return a split's labels [N], int64, among the 1,000."""
         number = {wnid: label for label, wnid in enumerate(imagenet_classes())}
         return torch.tensor([number[name] for name in self.images.classes])[super().labels(split)]
-
-
-class Failed:
-    """What a worker returns in place of a batch: raised there, its message would be a traceback."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-
-class Reader(Dataset[Any]):
-    """What a loader's worker does: read, decode and crop a batch."""
-
-    def __init__(self, data: ImageFolder, split: Split, sampler: TrainSampler | EvalSampler) -> None:
-        self.source = data.images
-        self.part, self.positions = data._parts[split]
-        self.labels = data.labels(split)
-        self.sampler = sampler
-        self.seed, self.size_at, self.scale = data.seed, data.size_at, (data.crop_scale, 1.0)
-        self.resize, self.size = data.eval_resize, data.eval_size
-        self.skips, self.device_decode = data.skips, data.device_decode
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.positions)
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return images [B, 3, size, size], uint8, labels [B], indices [B] and which were skipped.
-
-        In training an image is what its (seed, epoch, index) makes of it.
-        """
-        try:
-            if isinstance(self.sampler, TrainSampler):
-                return self._training(list(indices), self.sampler.epoch)
-            images = [decode.center(self._read(index), self.resize, self.size) for index in self._named(indices)]
-            return _stack(images), self.labels[list(indices)], torch.tensor(indices), []
-        except decode.CorruptImageError as error:
-            where = self.source.describe(self.part, int(self.positions[self.index]))
-            skip = " or use --data.on_corrupt skip" if isinstance(self.sampler, TrainSampler) else ""
-            return Failed(f"corrupt image {where}: {error}\nReplace or remove it{skip}.")
-        except UserError as error:
-            return Failed(str(error))
-
-    def _training(self, indices: list[int], epoch: int) -> Any:
-        size, skipped = self.size_at(epoch), list[str]()
-        drawn = self._draws(epoch, indices)
-        images: list[Any] = []
-        for row, first in enumerate(indices):
-            for index in self._named((first + k) % len(self) for k in range(len(self) if self.skips else 1)):
-                try:
-                    draws = drawn[row] if index == first else self._draws(epoch, [index])[0]
-                    images.append(self._crop(self._read(index), draws, size))
-                    indices[row] = index
-                    break
-                except decode.CorruptImageError:
-                    if not self.skips:
-                        raise
-                    skipped.append(self.source.describe(self.part, int(self.positions[index])))
-            else:
-                raise UserError("no image of the training part is whole")
-        content = images if self.device_decode else _stack(images)
-        return content, self.labels[indices], torch.tensor(indices), skipped
-
-    def _draws(self, epoch: int, indices: list[int]) -> list[list[int]]:
-        return augment.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=PART).tolist()
-
-    def _crop(self, content: bytes, draws: list[int], size: int) -> Any:
-        if not self.device_decode:
-            return decode.cropped(content, draws, size, self.scale)
-        shape = decode.jpeg_size(content)
-        if shape is None:  # what the device may not know
-            return decode.cropped(content, draws, size, self.scale)
-        box = decode.random_resized_crop_box(*shape, draws, self.scale)
-        return np.frombuffer(content, np.uint8), box
-
-    def _named(self, indices: Any) -> Any:
-        """Yield indices, and keep the last for a message."""
-        for index in indices:
-            self.index = index
-            yield index
-
-    def _read(self, index: int) -> bytes:
-        return self.source.read(self.part, int(self.positions[index]))
-
-
-def _stack(images: Sequence[decode.Pixels]) -> Tensor:
-    """Return images [B, 3, H, W], in memory with channels last as they were decoded."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _as_it_is(batch: Any) -> Any:
