@@ -66,13 +66,14 @@ def cli(capfd, monkeypatch):
 
 
 def process(line: str, **options: Any) -> subprocess.Popen[str]:
-    """Start a command line as a process of its own."""
+    """Start a command line as a process of its own, also for W&B, whose service of this one it would share."""
+    environ = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, "-m", "reslightning", *shlex.split(line)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         **options,
     )
 
