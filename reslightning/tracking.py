@@ -16,8 +16,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.files import write_atomically
+from reslightning.runs import CONFUSION, WORST
 from reslightning.slurm import job_id
-from reslightning.wandb_runs import wandb_url
+from reslightning.wandb_runs import COST, wandb_url
 
 Mode = Literal["online", "offline", "disabled"]
 # An unreachable server's share in a run's start and in its end, in seconds.
@@ -163,26 +164,27 @@ def _line(cells: list[str]) -> str:
 class SafeWandbLogger(WandbLogger):
     """W&B whose failures never end a training: metrics.csv has every metric anyway."""
 
-    known = 0.0  # the last epoch that W&B has from before this segment
+    known = 0.0  # the last epoch that the server has from before this segment
 
-    @property
-    def recording(self) -> Path:
-        """The folder that W&B writes to."""
-        return Path(self.experiment.dir).parent
-
-    def catch_up(self, rows: Sequence[dict[str, float]], recorded: float | None) -> None:
-        """Send what was trained before and W&B does not have: a killed process takes what it has not yet written along.
+    def catch_up(self, rows: Sequence[Mapping[str, float]]) -> int:
+        """Send the epochs that the server does not have: a process that is killed takes along what it has not sent.
 
         Args:
             rows: the rows of all epochs before this segment.
-            recorded: the epoch that finished recordings reach; None to ask the server.
+
+        Returns:
+            How many were sent.
         """
-        epoch = self.experiment.summary.get("epoch") if recorded is None else recorded
-        behind = float(epoch) if isinstance(epoch, int | float) else 0.0
-        for row in rows:
-            if row["epoch"] > behind:
-                self.log_metrics(row, step=int(row.pop("step")))
-        self.known = behind
+        try:
+            epoch = self.experiment.summary.get("epoch")
+        except Exception as error:
+            warnings.warn(f"W&B does not say which epochs it has: {error}", stacklevel=2)
+            return 0
+        self.known = float(epoch) if isinstance(epoch, int | float) else 0.0
+        behind = [row for row in rows if row["epoch"] > self.known]
+        for row in behind:
+            self.log_metrics({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+        return len(behind)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -194,12 +196,14 @@ class SafeWandbLogger(WandbLogger):
         except Exception as error:  # whatever its service process dies of
             warnings.warn(f"W&B did not take the metrics of step {step}: {error}", stacklevel=2)
 
-    def show(self, confusion: Path, worst: Path) -> None:
-        """Send the confusion matrix, as counts that are not zero, and the picture of the worst images."""
+    def show(self, folder: Path) -> None:
+        """Send the confusion matrix, as counts that are not zero, and the picture of the worst images; once."""
         import wandb
 
         try:
-            with confusion.open(newline="") as file:
+            if self.experiment.summary.get("val/confusion") is not None or not (folder / CONFUSION).exists():
+                return
+            with (folder / CONFUSION).open(newline="") as file:
                 names, *rows = csv.reader(file)
             counts = [
                 [row[0], name, int(count)]
@@ -208,7 +212,7 @@ class SafeWandbLogger(WandbLogger):
                 if int(count)
             ]
             table = wandb.Table(columns=["class", "taken for", "images"], data=counts)
-            self.experiment.log({"val/confusion": table, "val/worst": wandb.Image(str(worst))})
+            self.experiment.log({"val/confusion": table, "val/worst": wandb.Image(str(folder / WORST))})
         except Exception as error:
             warnings.warn(f"W&B did not take the confusion matrix: {error}", stacklevel=2)
 
@@ -253,32 +257,8 @@ def start_wandb(
         return None, mode
     import wandb
 
-    def init(mode: Mode) -> Any:
-        return wandb.init(
-            project=options.project,
-            entity=options.entity,
-            group=options.group,
-            name=options.name or directory.resolve().name,
-            job_type=options.job_type,
-            tags=options.tags,
-            notes=options.notes,
-            dir=directory.resolve(),  # its service process may have another working folder
-            id=run_id,
-            resume="allow",
-            mode=mode,
-            config=dict(config),
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                disable_git=True,  # a remote's address may hold a credential; summary.json has the commit
-                disable_code=True,
-                init_timeout=INIT_TIMEOUT,
-                finish_timeout=FINISH_TIMEOUT,
-            ),
-        )
-
     try:
-        run = init(mode)
+        return begin_wandb(options, mode, directory, run_id, config), mode
     except Exception as error:
         if mode == "offline":
             warnings.warn(f"W&B could not start: {error}", stacklevel=2)
@@ -286,9 +266,59 @@ def start_wandb(
         warnings.warn(f"W&B's server cannot be used, so the run is recorded offline: {error}", stacklevel=2)
         wandb.teardown()
         return start_wandb(options, "offline", directory, run_id, config)
+
+
+def begin_wandb(
+    options: Wandb,
+    mode: Mode,
+    directory: Path,
+    run_id: str,
+    config: Mapping[str, Any],
+    finish_timeout: float = FINISH_TIMEOUT,
+) -> SafeWandbLogger:
+    """Start or continue a run's W&B run, in which every metric is over steps, or raise what W&B raises."""
+    import wandb
+
+    run = wandb.init(
+        project=options.project,
+        entity=options.entity,
+        group=options.group,
+        name=options.name or directory.resolve().name,
+        job_type=options.job_type,
+        tags=options.tags,
+        notes=options.notes,
+        dir=directory.resolve(),  # its service process may have another working folder
+        id=run_id,
+        resume="allow",
+        mode=mode,
+        config=dict(config),
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,  # a remote's address may hold a credential; summary.json has the commit
+            disable_code=True,
+            init_timeout=INIT_TIMEOUT,
+            finish_timeout=finish_timeout,
+            finish_timeout_raises=True,
+        ),
+    )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
     for name in ("val/top1", "val/top5"):
         run.define_metric(name, step_metric="trainer/global_step", summary="max,last")
     run.define_metric("val/loss", step_metric="trainer/global_step", summary="min,last")
-    return SafeWandbLogger(experiment=run), mode
+    return SafeWandbLogger(experiment=run)
+
+
+def wandb_config(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what W&B shows as a run's configuration: all options, and the facts of its summary."""
+    facts = {name: value for name, value in summary.items() if name not in ("metrics", "best", "status")}
+    return {**config, "run": facts, "flops": 2 * facts["multiply_adds"]}
+
+
+def wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what W&B shows as a run's result: last and best values, and its cost."""
+    last = {f"last/{name.removeprefix('val/')}": value for name, value in summary["metrics"].items() if "val/" in name}
+    best = {f"best/{name.removeprefix('val/')}": value for name, value in summary["best"].items()}
+    run = {name: summary.get(name) for name in (*COST, "segments", "minutes_lost")}
+    return {**last, **best, "status": summary["status"], "minutes_lost": summary.get("minutes_lost"), "run": run}

@@ -24,10 +24,9 @@ from reslightning.messages import describe, result, run_cost, verdict
 from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.progress import finished_epochs, lost_process, started_by_lightning
 from reslightning.provenance import changed_code, environment, versions
-from reslightning.runs import CONFUSION, WORST, Run
+from reslightning.runs import Run
 from reslightning.slurm import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, job_id, requeue, restarts, running
-from reslightning.tracking import MetricsCSV, Mode, SafeWandbLogger, Wandb, start_wandb
-from reslightning.wandb_runs import COST, OFFLINE
+from reslightning.tracking import MetricsCSV, SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
 
 
 class Segment:
@@ -152,15 +151,18 @@ class Segment:
         reached = {"epoch": epoch, "global_step": step, **{key: self.state.get(key, {}) for key in ("metrics", "best")}}
         before = (self.run.summary.get("segments") or [{}])[-1].get("world_size", trainer.world_size)
         wandb = wandb.in_job(self.run.summary.get("group"))
-        own = {"device": trainer.strategy.root_device.type, "group": wandb.group}
+        own = {"device": trainer.strategy.root_device.type, "group": wandb.group, "tags": wandb.tags}
         self.run.start(_facts(self.config, model, data) | reached | own, world_size=trainer.world_size, step=step)
         begun()
         mode = wandb.resolved_mode()
-        self.wandb, mode = start_wandb(
-            wandb, mode, self.run.directory, self.run.summary["run_id"], self._wandb_config()
-        )
+        config = wandb_config(self.config, self.run.summary)
+        self.wandb, mode = start_wandb(wandb, mode, self.run.directory, self.run.summary["run_id"], config)
         if self.wandb:
-            self._continue_recording(self.wandb, mode)
+            self.run.summary["segments"][-1]["wandb"] = mode
+            self.run.update()
+            if mode == "online":
+                rows, _ = read_rows(self.run.metrics)
+                self.wandb.catch_up([row for row in rows if {"epoch", "step"} <= row.keys()])
             trainer.loggers = [*trainer.loggers, self.wandb]
         where = f"continues behind epoch {epoch}, at step {step}" if checkpoint else "a new run"
         print(f"{self.run.directory}: {where}")
@@ -171,27 +173,6 @@ class Segment:
         for line in describe(trainer, model, data, mode):
             print(line)
         sys.stdout.flush()
-
-    def _continue_recording(self, wandb: SafeWandbLogger, mode: Mode) -> None:
-        """Make W&B's part of the run whole, and put aside the recordings that this makes superfluous.
-
-        Those are, offline, what killed segments left behind the last finished recording; online, where the server
-        says itself what it has, all.
-        """
-        *earlier, now = self.run.summary["segments"]
-        rows, _ = read_rows(self.run.metrics)
-        recorded = max((part.get("recorded", 0) for part in earlier), default=0)
-        wandb.catch_up(rows, recorded if mode == "offline" else None)
-        for part in earlier:
-            folder = self.run.directory / "wandb" / part.get("recording", "none")
-            if folder.name.startswith(OFFLINE) and folder.is_dir() and (mode == "online" or "recorded" not in part):
-                folder.rename(folder.with_name(f"superseded-{folder.name}"))
-        now["recording"] = wandb.recording.name
-        self.run.update()
-
-    def _wandb_config(self) -> dict[str, Any]:
-        facts = {name: value for name, value in self.run.summary.items() if name not in ("metrics", "best", "status")}
-        return {**self.config, "run": facts, "flops": 2 * facts["multiply_adds"]}
 
     def _train(
         self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
@@ -236,7 +217,7 @@ class Segment:
             folder = self.run.directory / "evaluations"
             write_findings(model.samples, data, folder)
             if self.wandb:
-                self.wandb.show(folder / CONFUSION, folder / WORST)
+                self.wandb.show(folder)
         if self.wandb and wandb.log_checkpoint:
             self.wandb.upload(self.run.last)
 
@@ -251,8 +232,10 @@ class Segment:
             return
         try:
             self.run.update(status=status)
-            if self.wandb and self.wandb.finish(exit_code, _wandb_summary(self.run.summary)):
-                self.run.summary["segments"][-1]["recorded"] = self.run.summary["epoch"]
+            ended = self.wandb is not None and self.wandb.finish(exit_code, wandb_summary(self.run.summary))
+            # A row behind the last checkpoint, on a full disk say, is trained and recorded again.
+            if ended and self.recorder.last.get("epoch", 0) == self.run.summary["epoch"]:
+                self.run.summary["segments"][-1]["recorded"] = True
                 self.run.update()
         except OSError as error:
             print(f"summary.json could not be written ({error.strerror}) and does not say {status!r}", file=sys.stderr)
@@ -293,10 +276,3 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "versions": versions(),
         "environment": environment(),
     }
-
-
-def _wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
-    last = {f"last/{name.removeprefix('val/')}": value for name, value in summary["metrics"].items() if "val/" in name}
-    best = {f"best/{name.removeprefix('val/')}": value for name, value in summary["best"].items()}
-    run = {name: summary.get(name) for name in (*COST, "segments", "minutes_lost")}
-    return {**last, **best, "status": summary["status"], "minutes_lost": summary.get("minutes_lost"), "run": run}

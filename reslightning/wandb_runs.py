@@ -20,7 +20,6 @@ from reslightning.runs import RunRecord
 # W&B's states of a run that say more than the status that it was left with: it may have been requeued since.
 STATES = {"running": "running", "crashed": "lost", "pending": "preempted", "preempting": "preempted"}
 ENDED = {"finished": "finished", "failed": "failed", "killed": "failed", "preempted": "preempted"}
-OFFLINE = "offline-run-"  # what W&B begins the names of its offline recordings with
 # What a run's configuration says of its cost is from the beginning of a segment.
 COST = ("epoch", "global_step", "seconds", "images_per_second", "data_wait")
 

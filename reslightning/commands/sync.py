@@ -1,20 +1,24 @@
-"""sync: upload runs that were recorded offline, every segment of each, in order."""
+"""sync: upload what W&B's server does not have of runs, in order."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from reslightning.commands import CommandParser
+from reslightning.configs import load_config
 from reslightning.errors import TrainingError, UserError
-from reslightning.runs import find_runs
-from reslightning.wandb_runs import OFFLINE, wandb_url
+from reslightning.runs import RunRecord, find_runs
+from reslightning.wandb_runs import wandb_url
 
 SECONDS = 300.0
 HEADER = 7  # bytes of a recording in front of its first record
@@ -42,13 +46,9 @@ def main(argv: list[str]) -> int:
         )
     failed = 0
     for directory in directories:
-        segments = offline_segments(directory)
-        if not segments:
-            print(f"{directory}: nothing was recorded offline")
-            continue
-        problem = _upload(directory, segments, args.timeout)
+        done, problem = _sync(directory, args.timeout)
         failed += problem is not None
-        print(f"{directory}: " + (f"{len(segments)} segments uploaded" if problem is None else f"FAILED: {problem}"))
+        print(f"{directory}: " + (done if problem is None else f"FAILED: {problem}"))
     if failed:
         print(f"{failed} of {len(directories)} runs were not uploaded; their files are as before: sync again")
     return int(failed > 0)
@@ -67,10 +67,32 @@ def wandb_server() -> tuple[str, str | None]:
         return str(url.hostname), str(error)
 
 
+def _sync(directory: Path, seconds: float) -> tuple[str, str | None]:
+    """Return what was done, and what went wrong, if anything did.
+
+    Recordings are uploaded where they are all there is, and whole. A segment that was killed took along what its
+    recording did not have yet, and of one that was online the server alone knows what arrived: of such a run the
+    epochs that the server does not have are sent from metrics.csv.
+    """
+    segments, recordings, record = list[dict[str, Any]](), offline_segments(directory), None
+    with contextlib.suppress(UserError):
+        record = RunRecord.from_directory(directory)
+        segments = [part for part in record.summary.get("segments") or [] if "wandb" in part]
+    if record and record.status == "running" and not record.dead:
+        return "left for later: it is being trained", None
+    if record is None or all(part["wandb"] == "offline" and part.get("recorded") for part in segments):
+        if not recordings:
+            return "nothing was recorded offline", None
+        return f"{len(recordings)} segments uploaded", _upload(directory, recordings, seconds)
+    if all(part["wandb"] == "online" and part.get("recorded") for part in segments):
+        return "recorded online", None
+    return _send(record, seconds)
+
+
 def offline_segments(directory: Path) -> list[Path]:
     """Return the folders of what a run recorded offline, in the order of their beginnings."""
-    found = sorted((directory / "wandb").glob(f"{OFFLINE}*"), key=lambda path: path.name.split("-")[2])
-    # A process that was killed early leaves a header alone, with which W&B would refuse all the others, too.
+    found = sorted((directory / "wandb").glob("offline-run-*"), key=lambda path: path.name.split("-")[2])
+    # With a header alone W&B would refuse all the others, too.
     return [path for path in found if any(file.stat().st_size > HEADER for file in path.glob("*.wandb"))]
 
 
@@ -91,8 +113,27 @@ def _upload(directory: Path, segments: list[Path], seconds: float) -> str | None
         return f"no answer from the server for {seconds:.0f} s"
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     wrong = [line for line in said if re.match(r"(wandb: )?error\b", line, re.IGNORECASE)]  # its status may be 0
-    if done.returncode or wrong:
-        return (
-            " ".join(wrong[0].split()) if wrong else f"wandb sync ended with {done.returncode}: {' '.join(said[-1:])}"
+    if not wrong and not done.returncode:
+        return None
+    return " ".join((wrong or [*said[-1:], f"wandb sync ended with status {done.returncode}"])[0].split())
+
+
+def _send(record: RunRecord, seconds: float) -> tuple[str, str | None]:
+    """Send a run from its own files: the epochs, and what a finished one found, that the server does not have."""
+    from reslightning.tracking import Wandb, begin_wandb, wandb_config, wandb_summary
+
+    directory, summary = Path(record.source), record.summary
+    try:
+        config = load_config(directory / "config.yaml")
+        options = Wandb(**config["wandb"])
+        options = replace(options, group=summary.get("group"), tags=summary.get("tags") or options.tags)
+        logger = begin_wandb(
+            options, "online", directory, summary["run_id"], wandb_config(config, summary), finish_timeout=seconds
         )
-    return None
+    except Exception as error:  # whatever W&B, or a file that is cut, says
+        return "", " ".join(str(error).split())
+    sent = logger.catch_up(record.history)
+    logger.show(directory / "evaluations")
+    if not logger.finish(0 if record.status == "finished" else 1, wandb_summary(summary)):
+        return "", f"the server did not take all of it within {seconds:.0f} s"
+    return f"{sent} epochs sent from metrics.csv", None
