@@ -241,7 +241,8 @@ class CLI(LightningCLI):
         plugins = [*plugins, AtomicCheckpointIO()]
         if SLURMEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))
-        callbacks = list(config.callbacks or [])
+        given = config.callbacks or []
+        callbacks = list(given) if isinstance(given, list) else [given]
         bar = config.enable_progress_bar is not False and sys.stdout.isatty()
         if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(TQDMProgressBar())

@@ -7,7 +7,7 @@ import operator
 import re
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from reslightning.errors import UserError, near_misses
@@ -126,10 +126,8 @@ def _plain(value: Any) -> Value:
 
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "!=": operator.ne,
     "<=": operator.le,
     ">=": operator.ge,
-    "=": operator.eq,
     "<": operator.lt,
     ">": operator.gt,
 }
@@ -153,23 +151,43 @@ class Filter:
         """
         match = re.fullmatch(r"([\w./-]+?)\s*(!=|<=|>=|=|<|>)\s*(.+)", text)
         if not match:
-            raise UserError(f"--filter {text!r} is no condition; expected KEY=VALUE, also !=, <, >, <= and >=")
+            raise UserError(
+                f"--filter {text!r} is no condition; expected KEY=VALUE, also !=, <, >, <= and >=; runs stand before it"
+            )
         column(match[1], keys)
         return cls(match[1], match[2], match[3], frozenset(keys))
 
     def __call__(self, run: RunRecord) -> bool:
-        """Whether it holds of a run; a value that is not there fulfils != alone."""
+        """Whether it holds of a run; a value that is not there fulfils != alone.
+
+        Raises:
+            UserError: the column's values cannot be compared like this.
+        """
         value = column(self.name, self.keys)(run)
         if value is None:
             return self.sign == "!="
-        if isinstance(value, bool):
-            return OPERATORS[self.sign](str(value).lower(), self.wanted.lower())
-        if isinstance(value, int | float):
-            try:
-                return OPERATORS[self.sign](value, float(self.wanted))
-            except ValueError:
-                return self.sign == "!="
-        return OPERATORS[self.sign](value, self.wanted)
+        if self.name == "epoch":
+            value = int(str(value).partition("/")[0])
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted = _number(self.wanted) if number else None
+        equality = self.sign in ("=", "!=")
+        if wanted is None and (not equality or (number and self.name in COLUMNS)):
+            kind, allowed = ("a number", "a number") if number else ("text", "= and !=")
+            raise UserError(
+                f"--filter {self.name}{self.sign}{self.wanted}: {self.name} is {kind} ({value}); allowed: {allowed}"
+            )
+        if not equality:
+            return OPERATORS[self.sign](value, wanted)
+        # A run that is shown as 10.00 may have 9.999999999999998.
+        same = str(value).lower() == self.wanted.lower() if wanted is None else math.isclose(float(value), wanted)
+        return same == (self.sign == "=")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def select(runs: Sequence[RunRecord], filters: Sequence[Filter]) -> list[RunRecord]:
@@ -178,7 +196,7 @@ def select(runs: Sequence[RunRecord], filters: Sequence[Filter]) -> list[RunReco
 
 
 class Section(NamedTuple):
-    """Runs of one table. They may be ranked where data set, protocol and kind of validation are known, and one."""
+    """Runs of one table. They may be ranked where it is known that all were validated on the same images alike."""
 
     title: str
     runs: list[RunRecord]
@@ -187,18 +205,27 @@ class Section(NamedTuple):
 
 def sections(runs: Sequence[RunRecord]) -> list[Section]:
     """Divide runs into those that may be ranked together, and last those of which that is not known."""
-    found: dict[tuple[str, ...], list[RunRecord]] = {}
+    found: dict[str, list[RunRecord]] = {}
     for run in runs:
-        key = tuple(run.summary.get(name) or "" for name in ("dataset", "protocol", "val_source"))
-        found.setdefault(key if all(key) else (), []).append(run)
-    unknown = found.pop((), None)
-    parts = []
-    for (data, protocol, source), members in sorted(found.items()):
-        images = "held-out images" if source == "held-out" else "the test set"
-        parts.append(Section(f"{data}, {protocol}, validated on {images}", members, True))
+        found.setdefault(_validation(run), []).append(run)
+    unknown = found.pop("", None)
+    parts = [Section(title, members, True) for title, members in sorted(found.items())]
     if unknown:
         parts.append(Section("data set, protocol or validation unknown: not ranked", unknown, False))
     return parts
+
+
+def _validation(run: RunRecord) -> str:
+    """Return on what and how a run was validated, in words; empty where that is not known."""
+    facts = run.summary
+    data, protocol, source = (facts.get(name) for name in ("dataset", "protocol", "val_source"))
+    if not (data and protocol and source):
+        return ""
+    classes = f" with {facts['classes']} classes" if data == "ImageFolder" and facts.get("classes") else ""
+    count = run.validated.get("val/n_samples") or (facts.get("n_samples") or {}).get("val")
+    number = f" ({int(count):,} images)" if isinstance(count, int | float) and math.isfinite(count) else ""
+    images = "held-out images" if source == "held-out" else "the test set"
+    return f"{data}{classes}, {protocol}, validated on {images}{number}"
 
 
 # -- groups ---------------------------------------------------------------------------------------
@@ -223,10 +250,19 @@ class Group:
     """Runs that make one row; most often one."""
 
     runs: list[RunRecord]
-    label: str
+    key: Mapping[str, str] = field(default_factory=dict)  # the columns it is grouped by, and their values
+
+    @property
+    def label(self) -> str:
+        """What it is called: the run's name, or what its runs have in common."""
+        return ", ".join(self.key.values()) or self.runs[0].name
 
     def value(self, name: str, keys: Collection[str]) -> Value | Statistic:
         """Return a column's value: a run's own, or over several what they have in common or their statistic."""
+        if name == "n":
+            return len(self.runs)
+        if name in self.key:
+            return self.key[name]
         values = [column(name, keys)(run) for run in self.runs]
         if len(self.runs) == 1:
             return values[0]
@@ -274,15 +310,15 @@ def statistic(numbers: Sequence[float], runs: int) -> Statistic:
     return Statistic(mean, deviation, half, count, runs)
 
 
-def grouped(section: Section, by: str | None, keys: Collection[str]) -> list[Group]:
-    """Return a group for each value of a column; every run by itself without one, or where none may be ranked."""
+def grouped(section: Section, by: Sequence[str], keys: Collection[str]) -> list[Group]:
+    """Return a group for each value of columns; every run by itself without any, or where none may be ranked."""
     if not by or not section.ranked:
-        return [Group([run], run.name) for run in section.runs]
-    found: dict[str, list[RunRecord]] = {}
+        return [Group([run]) for run in section.runs]
+    found: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in section.runs:
-        value = column(by, keys)(run)
-        found.setdefault("none" if value is None else str(value), []).append(run)
-    return [Group(members, label) for label, members in found.items()]
+        values = (column(name, keys)(run) for name in by)
+        found.setdefault(tuple("none" if value is None else str(value) for value in values), []).append(run)
+    return [Group(members, dict(zip(by, values, strict=True))) for values, members in found.items()]
 
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reslightning.comparison import Group, Part
+from reslightning.comparison import Part
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
 from reslightning.runs import RunRecord
 
 SUFFIXES = (".png", ".svg", ".pdf")
 AXES = {"epoch": "epoch", "iterations": "iteration", "samples": "samples seen"}
+MOST_INSIDE = 6  # names within the figure; more stand beside it
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 STYLES = ("solid", "dashed", "dotted", "dashdot")  # for the ninth line and on
@@ -33,35 +34,45 @@ class Curve(NamedTuple):
     style: str
 
 
-def curves(parts: Sequence[Part], over: str) -> list[Curve]:
-    """Return a training and a validation curve of every run or group: the mean, with its range.
+def curves(parts: Sequence[Part], over: str) -> tuple[list[Curve], list[str]]:
+    """Return a training and a validation curve of every run or group, and where a group's end early, in words.
+
+    A group's curve is its mean, with its range.
 
     Args:
         parts: the tables' groups; runs of two tables never share a curve.
         over: epoch, iterations or samples.
     """
     found: list[Curve] = []
-    for number, (title, group) in enumerate((title, group) for title, groups in parts for group in groups):
-        label = f"{group.label} ({title})" if len(parts) > 1 else group.label
+    notes: list[str] = []
+    titles = _short([title for title, _ in parts])
+    for number, (title, group) in enumerate((t, g) for t, (_, gs) in zip(titles, parts, strict=True) for g in gs):
+        label, count = f"{group.label} ({title})" if title else group.label, len(group.runs)
         look = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         for split in ("train", "val"):
-            if points := _points(group, f"{split}/top1", over):
-                errors = list(points.values())
+            lines = [points for run in group.runs if (points := _points(run, f"{split}/top1", over))]
+            # A mean over fewer runs than the group has would jump where one of them ends.
+            shared = sorted(set(lines[0]).intersection(*lines)) if lines else []
+            if split == "val" and (len(lines) < count or any(len(line) > len(shared) for line in lines)) and count > 1:
+                end = f"ends at {over} {shared[-1]:g}" if shared else "is missing"
+                notes.append(f"{label}: the curve of {len(lines)} of its {count} runs {end}, as the shortest of them")
+            if shared:
+                errors = [[line[place] for line in lines] for place in shared]
                 mean, low, high = [statistics.fmean(e) for e in errors], list(map(min, errors)), list(map(max, errors))
-                found.append(Curve(label, split, list(points), mean, low, high, *look))
-    return found
+                found.append(Curve(label, split, shared, mean, low, high, *look))
+    return found, notes
 
 
-def _points(group: Group, name: str, over: str) -> dict[float, list[float]]:
-    """Return the errors of a group's runs by their places, as far as every run has them, in order."""
-    points: dict[float, list[float]] = {}
-    for run in group.runs:
-        for row in run.history:
-            place = _place(run, row, over)
-            if place is not None and math.isfinite(row.get(name, math.nan)):
-                points.setdefault(place, []).append(100 * (1 - row[name]))
-    # A mean over fewer runs than the group has would jump where one of them ends.
-    return {place: errors for place, errors in sorted(points.items()) if len(errors) == len(group.runs)}
+def _short(titles: Sequence[str]) -> list[str]:
+    """Return what tells titles apart, of one alone nothing."""
+    words = [title.split(", ") for title in titles]
+    return [", ".join(word for word in own if not all(word in other for other in words)) for own in words]
+
+
+def _points(run: RunRecord, name: str, over: str) -> dict[float, float]:
+    """Return a run's errors by their places, in order."""
+    places = ((_place(run, row, over), row.get(name, math.nan)) for row in run.history)
+    return {place: 100 * (1 - value) for place, value in places if place is not None and math.isfinite(value)}
 
 
 def _place(run: RunRecord, row: dict[str, float], over: str) -> float | None:
@@ -73,14 +84,19 @@ def _place(run: RunRecord, row: dict[str, float], over: str) -> float | None:
     return row["step"] * batch if isinstance(batch, int) and "step" in row else None
 
 
+def check_suffix(path: Path) -> None:
+    """Raise UserError for a kind of picture that is not drawn."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--plot {path} is no picture; allowed: {', '.join(SUFFIXES)}")
+
+
 def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
     """Write a figure of curves.
 
     Raises:
         UserError: the file's kind is unknown, it cannot be written, or there is no curve.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--plot {path} is no picture; allowed: {', '.join(SUFFIXES)}")
+    check_suffix(path)
     if not lines:
         raise UserError("nothing to plot: no run has finished an epoch")
     import io
@@ -88,19 +104,27 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     validated = {line.label for line in lines if line.split == "val"}
     for line in lines:
         bold = line.split == "val"
-        name = line.label if bold or line.label not in validated else None
+        name = _literal(line.label) if bold or line.label not in validated else None
         axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
         if line.low != line.high:
             axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
     axes.set(xlabel=AXES[over], ylabel="top-1 error (%)", yscale="log" if log else "linear")
     axes.grid(alpha=0.3)
-    axes.legend(title="thin: training, bold: validation", fontsize="small", title_fontsize="small")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    if log:
+        axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
+    title = "thin: training, bold: validation"
+    if len({line.label for line in lines}) > MOST_INSIDE:
+        figure.legend(title=title, loc="outside right upper", fontsize="small", title_fontsize="small")
+    else:
+        axes.legend(title=title, fontsize="small", title_fontsize="small")
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=150)
     pyplot.close(figure)
@@ -108,3 +132,8 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
         write_atomically(path, content.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _literal(label: str) -> str:
+    """Return a label without what matplotlib takes for mathematics, or for a name that is not shown."""
+    return label.replace("$", r"\$") if not label.startswith("_") else " " + label.replace("$", r"\$")

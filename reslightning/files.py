@@ -22,10 +22,21 @@ def read_json(path: Path) -> tuple[dict[str, Any], bool]:
     except OSError:
         return {}, False
     try:
-        content = json.loads(text)
+        content = _printable(json.loads(text))
     except ValueError:
-        return _before_the_cut(text), False
+        return _printable(_before_the_cut(text)), False
+    except RecursionError:  # which none of this package's makes
+        return {}, False
     return (content, True) if isinstance(content, dict) else ({}, False)
+
+
+def _printable(content: Any) -> Any:
+    """Return what JSON said without halves of characters, which no terminal and no file takes."""
+    if isinstance(content, dict):
+        return {_printable(key): _printable(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_printable(value) for value in content]
+    return content.encode(errors="replace").decode() if isinstance(content, str) else content
 
 
 def _before_the_cut(text: str) -> dict[str, Any]:
@@ -45,7 +56,7 @@ def _before_the_cut(text: str) -> dict[str, Any]:
     for end, closing in reversed(places):
         try:
             content = json.loads(text[:end] + closing)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return content if isinstance(content, dict) else {}
     return {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from reslightning.configs import arrange, load_config
 from reslightning.errors import UserError, near_misses
@@ -17,8 +20,11 @@ PACKAGE = Path(__file__).resolve().parent
 OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "plugins", "profiler"))
 TOP = {"config", "seed_everything", "run_dir", "output", "fresh", "checkpoint_minutes", "ckpt_path", "weights_only"}
 # Names of options, and addresses, that hold a credential.
-SECRET = re.compile(r"(^|[._-])(api_?key|(\w+_)?token|passwo?r?d|secret(_?key)?|credentials?)$", re.IGNORECASE)
-LOGIN = re.compile(r"://[^/\s@]+:[^/\s@]+@")
+SECRET = re.compile(
+    r".*(token|secret|passw(or)?d|passphrase|credentials?|(api|access|secret|private|auth)[_-]?key)|pwd|auth|authorization",
+    re.IGNORECASE,
+)
+LOGIN = re.compile(r"://([^/\s@]+@|[^/\s@:]+:\S+@)|[?&](\w*token|\w*key|password|signature|sig)=", re.IGNORECASE)
 # What the command line fills in from other options.
 LINKED = {"model.num_classes", "data.seed"}
 
@@ -52,7 +58,10 @@ def check_options(argv: list[str]) -> None:
         elif word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             _check(option.rstrip("+"), known, "")
-            refuse_secrets(value if equals else following, option)
+            given = value if equals else following
+            refuse_secrets(given, option)
+            with contextlib.suppress(yaml.YAMLError):
+                refuse_secrets(yaml.safe_load(given), option)  # a mapping within a word
 
 
 def refuse_secrets(value: Any, key: str = "") -> None:
@@ -68,7 +77,7 @@ def refuse_secrets(value: Any, key: str = "") -> None:
     elif isinstance(value, list | tuple):
         for inner in value:
             refuse_secrets(inner, key)
-    elif (value not in (None, "") and SECRET.search(key)) or (isinstance(value, str) and LOGIN.search(value)):
+    elif (value not in (None, "") and SECRET.fullmatch(key.rpartition(".")[2])) or LOGIN.search(str(value)):
         raise UserError(
             f"the option {key} is given a credential, which would be written to the run's files\nLeave it out: log in "
             "with its library's tool, or set the environment variable that it reads (WANDB_API_KEY, say)."

@@ -49,7 +49,8 @@ def mixed_code(summary: Mapping[str, Any]) -> str | None:
     ran: dict[str, dict[str, Any]] = {}
     for part in summary.get("segments") or []:
         if part.get("to_step", 0) > part.get("from_step", 0):
-            code, steps = str(part.get("code") or part.get("commit")), f"{part.get('from_step', 0)}-{part['to_step']}"
+            code = str(part.get("code") or part.get("commit"))
+            steps = f"{part.get('from_step', 0)}-{part.get('to_step', 0)}"
             ran.setdefault(code, {"part": part, "steps": []})["steps"].append(steps)
     if len(ran) < 2:
         return None

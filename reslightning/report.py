@@ -58,17 +58,14 @@ document.getElementById("filter").addEventListener("input", event => {
 """
 
 
-def write_report(
-    parts: Sequence[Part], lines: Sequence[Curve], path: Path, names: Sequence[str], *, by: str | None, over: str
-) -> None:
+def write_report(parts: Sequence[Part], lines: Sequence[Curve], path: Path, columns: Sequence[str], over: str) -> None:
     """Write the page.
 
     Args:
         parts: title and rows of each table, in order.
         lines: the curves.
         path: the file.
-        names: the tables' columns.
-        by: what rows are grouped by.
+        columns: the tables' columns.
         over: the curves' horizontal axis: epoch, iterations or samples.
 
     Raises:
@@ -80,8 +77,8 @@ def write_report(
         "<h1>Runs</h1>",
         f"<p>{len(runs)} runs; errors in percent. Click a heading to sort, a name in the figure to hide its curve.</p>",
         '<input id="filter" type="search" placeholder="filter: words of a row" aria-label="filter">',
-        *(_table(title, groups, names, by) for title, groups in parts),
-        "<h2>Curves</h2><p>Thin: training, bold: validation. Drag or scroll to zoom.</p>",
+        *(_table(title, groups, columns) for title, groups in parts),
+        "<h2>Curves</h2><p>Thin: training, bold: validation. Drag to zoom in; the tools move and reset it.</p>",
         drawn,
         _differences(runs),
         *(_evaluation(groups) for _, groups in parts),
@@ -102,14 +99,13 @@ def _note(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
 
 
-def _table(title: str, groups: Sequence[Group], names: Sequence[str], by: str | None) -> str:
-    columns = tables.headed(names, by)
+def _table(title: str, groups: Sequence[Group], columns: Sequence[str]) -> str:
     heads = "".join(f"<th>{html.escape(tables.TITLES.get(name, name))}</th>" for name in columns)
     rows = []
     for group in groups:
         cells = []
         for name in columns:
-            value = tables.value_of(group, name, by)
+            value = tables.value_of(group, name)
             plain = value.mean if isinstance(value, Statistic) else value
             numeric = isinstance(plain, int | float) and math.isfinite(plain)
             data = f' data-value="{plain}" class="number"' if numeric else ""
@@ -133,6 +129,7 @@ def _figure(lines: Sequence[Curve], over: str) -> tuple[str, str]:
         height=480,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset,save",
+        active_drag="box_zoom",
         x_axis_label=AXES[over],
         y_axis_label="top-1 error (%)",
         output_backend="canvas",
@@ -172,7 +169,7 @@ def _differences(runs: Sequence[RunRecord]) -> str:
 
 def _evaluation(groups: Sequence[Group]) -> str:
     """Return the confusion matrix and the worst images of the best run whose directory has them."""
-    runs = [Group([run], run.name) for group in groups for run in group.runs]
+    runs = [Group([run]) for group in groups for run in group.runs]
     for group in tables.order(runs, "top1"):
         (run,) = group.runs
         folder, found = Path(run.source) / "evaluations", ""

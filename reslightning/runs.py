@@ -34,7 +34,7 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     """Return a run directory's summary.json; None where there is no whole one."""
     try:
         summary = json.loads((directory / "summary.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) else None
 

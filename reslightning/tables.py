@@ -27,46 +27,49 @@ TITLES = {
     "gpu_hours": "GPU-hours",
     "device_hours": "device-hours",
     "flops": "FLOPs",
+    "of": "epoch used",
 }
 
 
-def render(parts: Sequence[Part], names: Sequence[str], style: str, by: str | None = None) -> str:
+def render(parts: Sequence[Part], columns: Sequence[str], style: str) -> str:
     """Return tables of groups, one for each part.
 
     Args:
-        parts: title and rows of each table; a title stands above where there are several.
-        names: the columns.
+        parts: title and rows of each table.
+        columns: the columns.
         style: one of FORMATS.
-        by: what rows are grouped by, if they are.
     """
-    columns = headed(names, by)
     if style == "json":
         records = [
-            {"section": title} | {name: _plain(value_of(group, name, by)) for name in columns}
+            {"section": title} | {name: _plain(value_of(group, name)) for name in columns}
             for title, groups in parts
             for group in groups
         ]
         return json.dumps(records, indent=2)
     if style == "csv":
-        return _csv(parts, columns, by)
+        return _csv(parts, columns)
+    kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
+    heads, sides = [TITLES.get(name, name) for name in columns], _alignment(parts, columns)
     texts = []
     for title, groups in parts:
-        rows = [[text(value_of(group, name, by), name, style) for name in columns] for group in groups]
-        kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
-        heads = [TITLES.get(name, name) for name in columns]
-        table = tabulate(rows, heads, tablefmt=kind, disable_numparse=True, colalign=_alignment(parts, columns, by))
+        rows = [[_cell(text(value_of(group, name), name), style) for name in columns] for group in groups]
+        table = tabulate(rows, heads, tablefmt=kind, disable_numparse=True, colalign=sides)
         head = {"table": f"{title}\n\n", "markdown": f"### {title}\n\n", "latex": f"% {title}\n"}[style]
-        notes = [note for group in groups for note in group.notes]
-        mark = "% " if style == "latex" else ""
-        texts.append(
-            "\n".join([head + table, *([""] if notes and style == "markdown" else []), *(mark + n for n in notes)])
-        )
+        notes = [("% " if style == "latex" else "") + note for group in groups for note in group.notes]
+        gap = [""] if notes and style == "markdown" else []
+        texts.append("\n".join([head + table, *gap, *notes]))
     return "\n\n".join(texts)
 
 
-def headed(names: Sequence[str], by: str | None) -> list[str]:
+def _cell(words: str, style: str) -> str:
+    """Return words that break no row of a table."""
+    words = " ".join(words.split())
+    return words.replace("|", "\\|") if style == "markdown" else words
+
+
+def headed(names: Sequence[str], by: Sequence[str]) -> list[str]:
     """Return a table's columns: first what its rows are grouped by, if they are, and how many runs each has."""
-    return [by, "n", *(name for name in names if name not in ("run", by))] if by else list(names)
+    return [*by, "n", *(name for name in names if name not in ("run", *by))] if by else list(names)
 
 
 def order(groups: Sequence[Group], sort: str) -> list[Group]:
@@ -74,7 +77,7 @@ def order(groups: Sequence[Group], sort: str) -> list[Group]:
     name = sort.removeprefix("-")
 
     def key(group: Group) -> tuple[Any, ...] | None:
-        value = value_of(group, name, None)
+        value = value_of(group, name)
         value = value.mean if isinstance(value, Statistic) else value
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             return None
@@ -88,22 +91,17 @@ def order(groups: Sequence[Group], sort: str) -> list[Group]:
     return [group for _, group in present] + [group for found, group in keys if found is None]
 
 
-def value_of(group: Group, name: str, by: str | None) -> Value | Statistic:
-    """Return a cell's value: what rows are grouped by, how many there are, or a column."""
-    if name == "n" and by:
-        return len(group.runs)
-    if name == by:
-        return group.label
-    keys = {key for run in group.runs for key in run.summary.get("options") or {}} | {name}
-    return group.value(name, keys)
+def value_of(group: Group, name: str) -> Value | Statistic:
+    """Return a cell's value."""
+    return group.value(name, {key for run in group.runs for key in run.summary.get("options") or {}} | {name})
 
 
-def text(value: Value | Statistic, name: str, style: str = "table") -> str:
+def text(value: Value | Statistic, name: str) -> str:
     """Return a value as people read it."""
     if isinstance(value, Statistic):
-        words = text(value.mean, name, style)
+        words = text(value.mean, name)
         if value.deviation is not None and value.interval is not None:
-            spread, half = (text(number, name, style).lstrip("+") for number in (value.deviation, value.interval))
+            spread, half = (text(number, name).lstrip("+") for number in (value.deviation, value.interval))
             words += f" ± {spread}" + (f" (95 %: ± {half})" if name not in COSTS else "")
         return words if value.n == value.runs else f"{words} (n={value.n} of {value.runs})"
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -134,9 +132,9 @@ def _short(number: float) -> str:
     return f"{number:g}"
 
 
-def _alignment(parts: Sequence[Part], columns: Sequence[str], by: str | None) -> list[str]:
+def _alignment(parts: Sequence[Part], columns: Sequence[str]) -> list[str]:
     def numeric(name: str) -> bool:
-        values = [value_of(group, name, by) for _, groups in parts for group in groups]
+        values = [value_of(group, name) for _, groups in parts for group in groups]
         return all(isinstance(value, int | float | Statistic | None) for value in values)
 
     return ["right" if numeric(name) else "left" for name in columns]
@@ -148,9 +146,9 @@ def _plain(value: Value | Statistic) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _csv(parts: Sequence[Part], columns: Sequence[str], by: str | None) -> str:
+def _csv(parts: Sequence[Part], columns: Sequence[str]) -> str:
     """Return full-precision rows; a statistic takes four cells."""
-    rows = [(title, [value_of(group, name, by) for name in columns]) for title, groups in parts for group in groups]
+    rows = [(title, [value_of(group, name) for name in columns]) for title, groups in parts for group in groups]
     spread = [any(isinstance(values[k], Statistic) for _, values in rows) for k in range(len(columns))]
     parts_of = ("", "_std", "_interval95", "_n")
     buffer = io.StringIO()

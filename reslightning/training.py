@@ -265,6 +265,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "shortcut": model.hparams["shortcut"],
         "version": model.hparams["version"],
         "dataset": type(data).__name__,
+        "classes": data.num_classes,
         "protocol": model.protocol(data),
         "val_source": data.val_source,
         "n_samples": {split: data.n_samples(split) for split in ("train", "val", "test")},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -31,8 +32,8 @@ def wandb_url() -> str:
     return os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
 
 
-def read_project(path: str, *, group: str | None = None, api: Any = None) -> tuple[list[RunRecord], str | None]:
-    """Return a project's runs, and what went wrong behind them, if anything did.
+def read_project(path: str, *, group: str | None = None, api: Any = None) -> tuple[list[RunRecord], list[str]]:
+    """Return a project's runs, and what there is to say of those that could not be read.
 
     Args:
         path: ENTITY/PROJECT.
@@ -42,6 +43,8 @@ def read_project(path: str, *, group: str | None = None, api: Any = None) -> tup
     Raises:
         UserError: nothing could be read.
     """
+    if not re.fullmatch(r"[^/\s]+/[^/]+", path):
+        raise UserError(f"wandb:{path} is no project; expected wandb:ENTITY/PROJECT")
     if api is None:
         import wandb
 
@@ -53,20 +56,26 @@ def read_project(path: str, *, group: str | None = None, api: Any = None) -> tup
             ) from error
     filters = {"group": group} if group else None
     records: list[RunRecord] = []
+    notes: list[str] = []
     try:
         runs = api.runs(path, filters=filters, order="+created_at", per_page=50, lazy=False)
         for run in tqdm(runs, unit=" runs", leave=False, disable=None):
-            records.append(_record(run))
+            history = list(run.scan_history())
+            try:
+                records.append(_record(run, history))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                notes.append(f"skipped wandb:{path}/{run.id}: it is not a run of reslightning's: {error!r}")
     except Exception as error:  # whatever the network or the server answers, at any page
         if not records:
             raise UserError(f"W&B did not give the runs of {path}: {error}") from error
-        return records, f"wandb:{path}: only {len(records)} runs were read before the server failed: {error}"
+        notes.append(f"wandb:{path}: only {len(records)} runs were read before the server failed: {error}")
     if not records:
-        raise UserError(f"W&B has no runs in {path}" + (f" of the group {group!r}" if group else ""))
-    return records, None
+        of = f" of the group {group!r}" if group else ""
+        raise UserError("\n".join([f"W&B has no runs in {path}{of}", *notes]))
+    return records, notes
 
 
-def _record(run: Any) -> RunRecord:
+def _record(run: Any, history: Iterable[Mapping[str, Any]]) -> RunRecord:
     start, end = _mapping(run.config.get("run")), _mapping(run.summary_metrics.get("run"))
     if _segments(end) >= _segments(start):
         facts = {**start, **end}
@@ -75,10 +84,10 @@ def _record(run: Any) -> RunRecord:
     left = run.summary_metrics.get("status") or ENDED.get(run.state, run.state)
     problems = [] if start or end else ["it was not recorded by this package: only curves and names are known"]
     return RunRecord(
-        run.name,
+        run.name or run.id,
         f"wandb:{'/'.join(run.path)}",
         {**facts, "run_id": run.id, "status": STATES.get(run.state, left), "group": run.group},
-        _epochs(run.scan_history()),
+        _epochs(history),
         problems,
         _age(getattr(run, "heartbeat_at", None)),
         run.state != "running",

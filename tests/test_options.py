@@ -4,7 +4,7 @@ import pytest
 
 from reslightning import cli, explain
 from reslightning.errors import UserError
-from reslightning.options import check_options, known_options
+from reslightning.options import check_options, known_options, refuse_secrets
 
 
 class Options(cli.CLI):
@@ -45,3 +45,33 @@ def test_what_is_allowed():
     flags = "--data.init_args.batch_size 3 --wandb.tags+ a --model.optim.lr=1"
     check_options(["fit", "-c", "cifar10", "-c", "overlays/fast", *flags.split()])
     check_options(["fit", "--trainer.callbacks+=Mine", "--trainer.callbacks.file", "x", "--trainer.logger", "false"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, "x") for key in ("api_key", "a.b.token", "authtoken", "aws_secret_access_key", "Authorization", "pwd")),
+        ("url", "https://ghp_x@127.0.0.1/r"),
+        ("url", "https://u:p/q@127.0.0.1"),
+        ("urls", ["https://127.0.0.1", "https://127.0.0.1/?token=x"]),
+        ("trainer", {"logger": {"init_args": {"headers": {"authorization": "x"}}}}),
+    ],
+)
+def test_credentials_are_refused(key, value):
+    with pytest.raises(UserError, match="is given a credential"):
+        refuse_secrets({key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("api_key", None),
+        ("token", ""),
+        ("tokens", 5),
+        ("url", "https://127.0.0.1/a@b"),
+        ("notes", "me@127.0.0.1"),
+        ("key", 1),
+    ],
+)
+def test_other_options_are_not(key, value):
+    refuse_secrets({key: value})

@@ -216,29 +216,64 @@ def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["online", "offline"])
-def test_a_run_killed_twice_is_one_run_on_the_server(tmp_path, monkeypatch, mode):
+@pytest.mark.parametrize(
+    "modes",
+    [("online",) * 3, ("offline",) * 3, ("online", "offline", "offline"), ("offline", "online", "offline")],
+    ids="-".join,
+)
+def test_a_run_killed_twice_is_one_run_on_the_server(tmp_path, monkeypatch, modes):
     """Real processes, kill -9, W&B's own client: each epoch is there once, in order, and the key in no file."""
     run, key = tmp_path / "run", "5ec4e7" * 6 + "abcd"
-    line = f"fit {SMALL} --trainer.max_epochs 12 --run_dir {run}".replace("disabled", mode)
+    lines = [f"fit {SMALL} --trainer.max_epochs 12 --run_dir {run}".replace("disabled", mode) for mode in modes]
     monkeypatch.setenv("WANDB_API_KEY", key)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        kill_behind(3, line, run)
-        kill_behind(7, line, run)
-        for command in (line, f"sync {run}"):
-            assert not server.runs or mode == "online"  # until it is synced
+        kill_behind(3, lines[0], run)
+        kill_behind(7, lines[1], run)
+        for command in (lines[2], f"sync {run}", f"sync {run}"):
+            assert not server.runs or "online" in modes  # until it is synced
             child = process(command)
             out, _ = child.communicate(timeout=200)
             assert child.returncode == 0, out
+            modes = ("online",)
         ((name, there),) = server.runs.items()
     assert name == json.loads((run / "summary.json").read_text())["run_id"]
-    assert [row["epoch"] for row in there.rows()] == list(range(1, 13))
-    errors = [row["val/top1"] for row in there.rows()]
-    assert errors == [float(row["val/top1"]) for row in read(run / "metrics.csv")]
+    assert_complete(there, run, 12)
     assert there.exits[-1] == 0
     for path in tmp_path.glob("run/**/*"):
         assert not path.is_file() or key.encode() not in path.read_bytes(), path
+
+
+def assert_complete(there, run, epochs):
+    """W&B has every epoch of metrics.csv once, in order, with the same values."""
+    assert [row["epoch"] for row in there.rows()] == list(range(1, epochs + 1))
+    shares = [row["val/top1"] for row in there.rows()]
+    assert shares == [float(row["val/top1"]) for row in read(run / "metrics.csv") if row["epoch"]]
+    assert there.summary["last/top1"] == shares[-1]
+    assert any("val/worst" in file for file in there.files)
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away(tmp_path, monkeypatch):
+    """What it did not get is sent by sync, also where another callback logs rows of its own."""
+    run = tmp_path / "run"
+    line = f"fit {SMALL} --trainer.max_epochs 8 --run_dir {run} --trainer.callbacks LearningRateMonitor"
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        child = process(f"{line} --trainer.log_every_n_steps 1".replace("disabled", "online"))
+        while not (run / "metrics.csv").exists():
+            assert child.poll() is None, child.communicate()
+            time.sleep(0.05)
+    out, _ = child.communicate(timeout=200)
+    assert child.returncode == 0, out
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        child = process(f"sync {run}")
+        out, _ = child.communicate(timeout=100)
+        assert child.returncode == 0, out
+        assert "8 epochs sent from metrics.csv" in out
+        assert_complete(server.runs[json.loads((run / "summary.json").read_text())["run_id"]], run, 8)
 
 
 def test_sync_without_a_server_says_so_and_loses_nothing(cli, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A small stand-in for wandb.Api: runs in pages, with configuration, summary and history, that may fail half-way.
 
-Run 4 is a requeued one that is running, 5 one that was killed in its second segment, 6 no run of this package's.
+Run 4 is a requeued one that is running, 5 one that was killed in its second segment, 6 no run of this package's,
+9 one without a configuration.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def _run(path: str, number: int) -> Any:
     config, summary = {"run": start, "model": {"arch": "resnet20"}}, {"status": "finished", "run": end, "epoch": 2}
     if number == 6:
         config, summary, history = {"run": "mine"}, {"accuracy": 0.9}, [{"epoch": "one", "loss": 3}, {"epoch": 1}]
+    if number == 9:
+        config = None
     if number == 7:
         history[3]["val/top1"] = top1 + 0.1
     return SimpleNamespace(

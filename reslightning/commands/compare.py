@@ -24,6 +24,7 @@ from reslightning.comparison import (
     usual_columns,
 )
 from reslightning.errors import UserError
+from reslightning.figures import check_suffix, curves, plot
 from reslightning.runs import RunRecord, find_runs
 from reslightning.tables import FORMATS, headed, order, render, value_of
 
@@ -37,62 +38,67 @@ def main(argv: list[str]) -> int:
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
     args = _parser().parse_args(words)
+    if args.plot:
+        check_suffix(args.plot)
     records, notes = _records(args)
     keys = {key for record in records for key in record.summary.get("options") or {}}
     shown = select(records, [Filter.parse(text, keys) for text in args.filter])
     if not shown:
         raise UserError(f"none of the {len(records)} runs is left by the filters: {' '.join(args.filter)}")
     notes += [f"{run.source}: {problem}" for run in shown for problem in run.problems]
-    names = args.columns.split(",") if args.columns else ["run", "top1"] if args.diff else usual_columns(shown)
-    for name in [*names, args.sort.removeprefix("-"), *([args.by] if args.by else [])]:
+    names, by = args.columns or (["run", "top1"] if args.diff else usual_columns(shown)), args.by or []
+    for name in [*names, *by, args.sort.removeprefix("-")]:
         column(name, keys)
     if args.diff:
         different = [key for key in differing(shown) if key not in names]
         names += different
         notes += [] if different else ["the runs' options are the same"]
     parts = [
-        (section.title, order(grouped(section, args.by, keys), args.sort if section.ranked else "run"))
+        (section.title, order(grouped(section, by, keys), args.sort if section.ranked else "run"))
         for section in sections(shown)
     ]
-    names, left_out = (names, []) if args.columns else _worth_showing(parts, names, args)
+    columns, left_out = headed(names, by), list[str]()
+    if not args.columns:
+        columns, left_out = _worth_showing(parts, columns, len(by) + 3, args.format)
     notes += [f"left out for the terminal's width: {', '.join(left_out)} (--columns chooses)"] if left_out else []
-    print(render(parts, names, args.format, args.by))
+    print(render(parts, columns, args.format))
     if args.format in ("csv", "json"):  # the other formats have room for it
         notes += [note for _, groups in parts for group in groups for note in group.notes]
+    if args.plot or args.html:
+        notes += _draw(args, parts, [*columns, *left_out])
     for note in notes:
         print(note, file=sys.stderr)
-    if args.plot or args.html:
-        _draw(args, parts, [*names, *left_out])
     return 0
 
 
-def _worth_showing(parts: list[Part], names: list[str], args: Namespace) -> tuple[list[str], list[str]]:
+def _worth_showing(parts: list[Part], columns: list[str], least: int, style: str) -> tuple[list[str], list[str]]:
     """Return the columns that any row has a value in, and those of them that a terminal has no room for."""
     groups = [group for _, groups in parts for group in groups]
-    kept = [name for name in names if any(value_of(group, name, args.by) not in (None, "") for group in groups)]
-    if args.format != "table" or not sys.stdout.isatty():
+    kept = [name for name in columns if any(value_of(group, name) not in (None, "") for group in groups)]
+    if style != "table" or not sys.stdout.isatty():
         return kept, []
     width = shutil.get_terminal_size().columns
-    rules = [line.split("  ") for line in render(parts, kept, "table", args.by).splitlines() if line.startswith("--")]
+    rules = [line.split("  ") for line in render(parts, kept, style).splitlines() if line.startswith("--")]
     room = min(sum(end <= width + 2 for end in accumulate(len(part) + 2 for part in rule)) for rule in rules)
-    before = headed([], args.by)
-    own = [name for name in headed(kept, args.by) if name not in before]
-    at = max(room - len(before), 2)
-    return own[:at], own[at:]
+    return kept[: max(room, least)], kept[max(room, least) :]
 
 
-def _draw(args: Namespace, parts: list[Part], names: list[str]) -> None:
-    from reslightning.figures import curves, plot
-
-    lines = curves(parts, args.over)
+def _draw(args: Namespace, parts: list[Part], columns: list[str]) -> list[str]:
+    """Write figure and page, and return what there is to say of them."""
+    lines, notes = curves(parts, args.over)
     if args.plot:
         plot(lines, args.plot, log=args.log, over=args.over)
-        print(f"figure written to {args.plot}", file=sys.stderr)
+        notes.append(f"figure written to {args.plot}")
     if args.html:
         from reslightning.report import write_report
 
-        write_report(parts, lines, args.html, names, by=args.by, over=args.over)
-        print(f"report written to {args.html}", file=sys.stderr)
+        write_report(parts, lines, args.html, columns, args.over)
+        notes.append(f"report written to {args.html}")
+    return notes
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _parser() -> CommandParser:
@@ -103,20 +109,21 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     text = "run directories, folders of them, or wandb:ENTITY/PROJECT (default: runs)"
     add("runs", nargs="*", default=["runs"], metavar="RUN", help=text)
-    add("--by", metavar="KEY", help="one row for all runs of a value, arch or an option: mean and deviation over them")
+    text = "one row for all runs of a value, arch or options, several with commas: mean and deviation over them"
+    add("--by", metavar="KEY", type=_names, help=text)
     add("--diff", action="store_true", help="the options in which the runs differ, instead of the usual columns")
-    text = "runs of which it holds, also with !=, < and >: top1<9 arch=resnet20"
+    text = "runs of which it holds, also with !=, < and >: 'top1<9' arch=resnet20"
     add("--filter", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
     add("--sort", default="top1", metavar="COLUMN", help="what rows are ordered by; -COLUMN for the largest first")
     text = f"columns, also any option (default: {','.join(DEFAULT)}; more: {_more()})"
-    add("--columns", metavar="A,B", help=text)
+    add("--columns", metavar="A,B", type=_names, help=text)
     add("--format", choices=FORMATS, default="table", help="of the tables (default: table)")
     add("--plot", type=Path, metavar="FILE", help="curves as .png, .svg or .pdf: training thin, validation bold")
     add("--log", action="store_true", help="the figure's errors on a logarithmic axis")
     text = "the curves' horizontal axis (default: epoch)"
     add("--over", choices=["epoch", "iterations", "samples"], default="epoch", help=text)
     add("--html", type=Path, metavar="FILE", help="a page with table, curves and differences that needs no network")
-    add("--group", help="wandb: the runs of a group")
+    add("--group", help="runs of a group of W&B's, of a grid say; a server is asked for those alone")
     return parser
 
 
@@ -133,12 +140,15 @@ def _records(args: Namespace) -> tuple[list[RunRecord], list[str]]:
         if place.startswith(WANDB):
             from reslightning.wandb_runs import read_project
 
-            found, problem = read_project(place.removeprefix(WANDB), group=args.group)
-            notes += [problem] if problem else []
+            found, skipped = read_project(place.removeprefix(WANDB), group=args.group)
         else:
             found, skipped = _from_folder(Path(place).expanduser(), seen)
-            notes += skipped
         records += found
+        notes += skipped
+    if args.group:
+        records = [run for run in records if run.summary.get("group") == args.group]
+        if not records:
+            raise UserError(f"no run is of the group {args.group!r}")
     unique, copies = _without_copies(records)
     names = Counter(run.name for run in unique)
     for run in unique:

@@ -169,7 +169,34 @@ def test_text_sorts_by_the_numbers_in_it(cli, tmp_path):
         made(tmp_path / "runs", name, epochs=epochs)
     assert [row["run"] for row in records(cli, "runs --sort epoch")] == ["resnet110", "resnet20", "resnet56"]
     assert [row["run"] for row in records(cli, "runs --sort run")] == ["resnet20", "resnet56", "resnet110"]
+    assert [row["run"] for row in records(cli, "runs --filter 'epoch>9' --sort run")] == ["resnet20", "resnet56"]
     assert [row["run"] for row in records(cli, "runs --sort -epoch")] == ["resnet56", "resnet20", "resnet110"]
+
+
+def test_other_images_are_not_ranked_together(cli, tmp_path):
+    """Data sets of one name: other classes, or another number of validation images."""
+    for name, classes, images in (("a", 10, 359), ("b", 100, 359), ("c", 10, 50), ("d", 10, 359)):
+        run = made(tmp_path / "runs", name, dataset="ImageFolder", classes=classes)
+        rows = (run / "metrics.csv").read_text()
+        (run / "metrics.csv").write_text(rows.replace(",359,", f",{images},"))
+    sections = {row["section"]: row["n"] for row in records(cli, "runs --by dataset")}
+    assert sections == {
+        "ImageFolder with 10 classes, center, validated on the test set (359 images)": 2,
+        "ImageFolder with 10 classes, center, validated on the test set (50 images)": 1,
+        "ImageFolder with 100 classes, center, validated on the test set (359 images)": 1,
+    }
+
+
+def test_odd_names(cli, tmp_path):
+    """What Markdown, LaTeX, HTML and matplotlib have a meaning for."""
+    names = ["a|b", "$x^2$", "a$\\foo$b", "_hidden", "x&y_z", "</script><b>"]
+    for name in names:
+        made(tmp_path / "runs", str(names.index(name)), run_id=name, arch=name, options={"model.arch": name})
+    line = "compare runs --by arch --columns top1"
+    assert cli(f"{line} --plot fig.png --html page.html").status == 0
+    assert "</script><b>" not in Path("page.html").read_text()
+    assert r"a\|b" in cli(f"{line} --format markdown").out
+    assert r"x\&y\_z" in cli(f"{line} --format latex").out
 
 
 def test_what_is_unknown_is_not_ranked(cli, tmp_path):
@@ -250,6 +277,14 @@ def test_filters_columns_and_differences(cli, tmp_path):
     assert records(cli, "runs --columns run,model.optim.lr --filter arch=resnet20")[0]["model.optim.lr"] == 0.2
     assert [row["run"] for row in records(cli, "runs --filter arch=resnet20 --filter 'top1<9'")] == ["b"]
     assert [row["run"] for row in records(cli, "runs --sort -run")] == ["c", "b", "a"]
+    assert [row["run"] for row in records(cli, "runs --filter top1=10")] == ["a"]  # 9.999999999999998
+    assert records(cli, "runs --columns 'run, arch'")[0].keys() == {"section", "run", "arch"}
+    two = records(cli, "runs --by arch,model.optim.lr --columns top1")
+    assert [(row["arch"], row["model.optim.lr"], row["n"]) for row in two] == [
+        ("resnet20", "0.2", 1),
+        ("resnet20", "0.1", 1),
+        ("resnet32", "0.1", 1),
+    ]
     (first, *_) = records(cli, "runs --diff")
     assert first.keys() == {"section", "run", "top1", "model.arch", "model.optim.lr"}
     assert cli("compare runs --diff --filter run=a").err == "the runs' options are the same\n"
@@ -259,6 +294,10 @@ def test_filters_columns_and_differences(cli, tmp_path):
         ("--columns run,topp1", "did you mean 'top1'"),
         ("--filter archs=x", "did you mean 'arch'"),
         ("--filter top1", "is no condition"),
+        ("--filter status>f", "status is text (finished); allowed: = and !="),
+        ("--filter 'parameters<1M'", "parameters is a number (269722); allowed: a number"),
+        ("--filter parameters!=1M", "allowed: a number"),
+        ("--group x", "no run is of the group 'x'"),
         ("--filter 'top1<0'", "none of the 3 runs is left by the filters: top1<0"),
         ("--sort top", "unknown column 'top'"),
         ("--by modell.arch", "did you mean 'model.arch'"),
@@ -334,7 +373,14 @@ def test_facts_of_the_wrong_kind_are_named(cli, tmp_path):
             assert result.status == 0, (name, odd, result.err)
         (run / "summary.json").write_text(json.dumps({key: value for key, value in facts.items() if key != name}))
         assert cli("compare runs").status == 0, name
-    for part in ({"seconds": "x", "world_size": 1}, {"world_size": None}, {"to_step": [1]}, {}, {"seconds": 1}):
+    for part in (
+        {"seconds": "x", "world_size": 1},
+        {"world_size": None},
+        {"to_step": [1]},
+        {},
+        {"seconds": 1},
+        {"from_step": -1},
+    ):
         (run / "summary.json").write_text(json.dumps(facts | {"segments": [part]}))
         assert cli("compare runs --columns run,device_hours").status == 0, part
     for number in ("1e999", "-1e999", "NaN", "9" * 400):
@@ -342,6 +388,10 @@ def test_facts_of_the_wrong_kind_are_named(cli, tmp_path):
             json.dumps(facts | {"seconds": 0}).replace('"seconds": 0', f'"seconds": {number}')
         )
         assert cli("compare runs").status == 0, number
+    deep = "[" * 100_000
+    for text in (f'{{"arch": "resnet20", "x": {deep}', json.dumps(facts | {"arch": "\ud800"}), deep):
+        (run / "summary.json").write_text(text)
+        assert cli("compare runs --plot fig.svg --html page.html").status == 0, text[:40]
     rows = (run / "metrics.csv").read_text()
     for cell in ("inf", "nan", "x" * 200_000, '"' + "x" * 200_000):
         (run / "metrics.csv").write_text(f"{rows}{cell},4\n")
@@ -383,26 +433,32 @@ def test_cuts_lose_only_what_lies_behind_them(tmp_path):
         assert record.problems
 
 
+ODD = """AttributeError("'NoneType' object has no attribute 'get'")"""
+
+
 def test_wandb_shaped_like_its_api(cli, tmp_path, monkeypatch):
     """Against a stand-in for wandb.Api, which is all of it that can be reached here."""
     from reslightning import wandb_runs
     from tests.wandb_standin import Api
 
-    records, problem = wandb_runs.read_project("team/project", api=Api(1000))
-    assert (len(records), problem) == (1000, None)
+    records, notes = wandb_runs.read_project("team/project", api=Api(1000))
+    assert (len(records), notes) == (999, ["skipped wandb:team/project/id9: it is not a run of reslightning's: " + ODD])
     assert [row["epoch"] for row in records[5].history] == [1, 2]
-    assert len({record.summary["run_id"] for record in records}) == 1000
+    assert len({record.summary["run_id"] for record in records}) == 999
     assert records[7].history[1]["val/top1"] == pytest.approx(0.5 + 7 / 4000 + 0.1)
     assert records[7].summary["arch"] == "resnet20"
-    some, problem = wandb_runs.read_project("team/project", api=Api(1000, fails_at=130))
-    assert len(some) == 130
-    assert "only 130 runs were read before the server failed: 502" in problem
+    some, (_, problem) = wandb_runs.read_project("team/project", api=Api(1000, fails_at=130))
+    assert len(some) == 129
+    assert "only 129 runs were read before the server failed: 502" in problem
     with pytest.raises(UserError, match="W&B did not give the runs of team/project: 502"):
         wandb_runs.read_project("team/project", api=Api(1000, fails_at=0))
     with pytest.raises(UserError, match="no runs in team/none"):
         wandb_runs.read_project("team/none", api=Api(0))
     grouped, _ = wandb_runs.read_project("team/project", group="g1", api=Api(1000))
-    assert len(grouped) == 500
+    assert len(grouped) == 499
+    for path in ("", "team", "a//b", "a/b/c"):
+        with pytest.raises(UserError, match="expected wandb:ENTITY/PROJECT"):
+            wandb_runs.read_project(path, api=Api(1))
     monkeypatch.setattr("wandb.Api", lambda: Api(9))
     columns = "run,top1,status,epoch,seconds,gpu_hours,segments"
     result = cli(f"compare wandb:team/project --columns {columns} --format json --plot fig.svg --over iterations")
@@ -442,7 +498,7 @@ def test_runs_of_two_data_sets_share_no_curve(cli, tmp_path):
     assert cli("compare runs --by arch --html page.html").status == 0
     page = Path("page.html").read_text()
     for title in ("CIFAR10", "CIFAR100"):
-        assert f"resnet20 ({title}, center, validated on the test set)" in page
+        assert f"resnet20 ({title})" in page
     assert "Confusion of" not in page
 
 
@@ -454,12 +510,15 @@ def test_curves_are_means_with_their_range():
         return RunRecord(name, name, {"arch": "x", "options": {"data.batch_size": batch}}, rows)
 
     runs = [record("a", [50, 20, 10], 4), record("b", [40, 30], 4)]
-    (curve,) = curves([("title", [Group(runs, "x")])], "epoch")
+    ((curve,), notes) = curves([("title", [Group(runs, {"arch": "x"})])], "epoch")
+    assert notes == ["x: the curve of 2 of its 2 runs ends at epoch 2, as the shortest of them"]
+    _, notes = curves([("title", [Group([*runs, RunRecord("c", "c", {}, [])], {"arch": "x"})])], "epoch")
+    assert notes == ["x: the curve of 2 of its 3 runs ends at epoch 2, as the shortest of them"]
     assert (curve.label, curve.x) == ("x", [1, 2])  # where both are
     assert curve.y == pytest.approx([45, 25])
     assert curve.low == pytest.approx([40, 20])
     assert curve.high == pytest.approx([50, 30])
-    first, second = curves([("one", [Group(runs[:1], "a")]), ("other", [Group(runs[1:], "b")])], "samples")
+    (first, second), _ = curves([("one, same", [Group(runs[:1])]), ("other, same", [Group(runs[1:])])], "samples")
     assert first.x == [40, 80, 120]
     assert (first.label, second.label) == ("a (one)", "b (other)")
     assert first.colour != second.colour
