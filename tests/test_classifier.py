@@ -23,7 +23,7 @@ def test_an_evaluation_may_average_an_image_and_its_mirror_image():
         assert not torch.allclose(expected, plain(images))
     assert (plain.protocol(CIFAR10()), flipped.protocol(CIFAR10())) == ("center", "center-flip")
     assert flipped.protocol(ImageNet(eval_size=256, eval_resize=293)) == "center-293-256-flip"
-    assert plain.protocol(ImageNet(eval_resize=232)) == "center"
+    assert plain.protocol(ImageNet(eval_resize=232)) == "center-232-224"
 
 
 def test_frozen_stages():

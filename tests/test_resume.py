@@ -20,19 +20,23 @@ STRIKE = (
 )
 
 
-@pytest.mark.parametrize("extra", ["", "--model.ema_decay 0.9"], ids=["plain", "ema"])
+PLAIN, EMA = "", "--model.ema_decay 0.9"
+
+
 @pytest.mark.parametrize(
-    ("step", "place", "name", "status"),
+    ("step", "place", "name", "status", "extra"),
     [
-        (0, "train", "SIGTERM", 75),
-        (6, "train", "SIGINT", 130),
-        (9, "train", "SIGTERM", 75),  # behind an epoch's last step comes validation
-        (5, "val", "SIGTERM", 75),
-        (10, "val", "SIGINT", 130),
-        (5, "epoch end", "SIGUSR2", 75),
+        (0, "train", "SIGTERM", 75, EMA),
+        (6, "train", "SIGINT", 130, EMA),
+        (6, "train", "SIGTERM", 75, PLAIN),
+        (9, "train", "SIGTERM", 75, EMA),  # behind an epoch's last step comes validation
+        (5, "val", "SIGTERM", 75, EMA),
+        (5, "val", "SIGINT", 130, PLAIN),
+        (10, "val", "SIGINT", 130, EMA),
+        (5, "epoch end", "SIGUSR2", 75, EMA),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(cli, finished, tmp_path, extra, step, place, name, status):
+def test_a_stopped_run_goes_on_to_the_same_bits(cli, finished, tmp_path, step, place, name, status, extra):
     reference = finished(cli, extra)
     run = tmp_path / "run"
     strike = STRIKE.format(mark=tmp_path / "mark", step=step, place=place, name=name)

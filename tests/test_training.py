@@ -23,7 +23,9 @@ def test_a_run_leaves_what_the_design_says(cli, tmp_path):
     assert found["run_id"]
     assert found["segments"][0].keys() == {
         *("started", "job", "host", "world_size", "from_step", "to_step", "commit", "dirty", "code", "seconds"),
+        *("wandb", "recorded"),
     }
+    assert (found["segments"][0]["wandb"], found["segments"][0]["recorded"]) == ("offline", True)
     assert (found["segments"][0]["from_step"], found["segments"][0]["to_step"]) == (0, 10)
     with (run / "metrics.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
