@@ -313,12 +313,15 @@ def begin_wandb(
 def wandb_config(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what W&B shows as a run's configuration: all options, and the facts of its summary."""
     facts = {name: value for name, value in summary.items() if name not in ("metrics", "best", "status")}
-    return {**config, "run": facts, "flops": 2 * facts["multiply_adds"]}
+    return {**config, "run": facts, "flops": 2 * facts.get("multiply_adds", 0)}
 
 
 def wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what W&B shows as a run's result: last and best values, and its cost."""
-    last = {f"last/{name.removeprefix('val/')}": value for name, value in summary["metrics"].items() if "val/" in name}
-    best = {f"best/{name.removeprefix('val/')}": value for name, value in summary["best"].items()}
-    run = {name: summary.get(name) for name in (*COST, "segments", "minutes_lost")}
-    return {**last, **best, "status": summary["status"], "minutes_lost": summary.get("minutes_lost"), "run": run}
+    metrics, best = summary.get("metrics") or {}, summary.get("best") or {}
+    return {
+        **{f"last/{name.removeprefix('val/')}": value for name, value in metrics.items() if name.startswith("val/")},
+        **{f"best/{name.removeprefix('val/')}": value for name, value in best.items()},
+        **{name: summary.get(name) for name in ("status", "minutes_lost")},
+        "run": {name: summary.get(name) for name in (*COST, "segments", "minutes_lost")},
+    }

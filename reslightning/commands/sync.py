@@ -127,11 +127,10 @@ def _send(record: RunRecord, seconds: float) -> tuple[str, str | None]:
         config = load_config(directory / "config.yaml")
         options = Wandb(**config["wandb"])
         options = replace(options, group=summary.get("group"), tags=summary.get("tags") or options.tags)
-        logger = begin_wandb(
-            options, "online", directory, summary["run_id"], wandb_config(config, summary), finish_timeout=seconds
-        )
+        facts = wandb_config(config, summary)
+        logger = begin_wandb(options, "online", directory, summary["run_id"], facts, finish_timeout=seconds)
     except Exception as error:  # whatever W&B, or a file that is cut, says
-        return "", " ".join(str(error).split())
+        return "", " ".join(f"{type(error).__name__}: {error}".split())
     sent = logger.catch_up(record.history)
     logger.show(directory / "evaluations")
     if not logger.finish(0 if record.status == "finished" else 1, wandb_summary(summary)):
