@@ -214,7 +214,10 @@ def test_a_manifest_as_a_job_array(sbatch, tmp_path):
     manifest.write_text(f"# two runs\n-c digits {short} --run_dir '{tmp_path}/a b'\n\n-c digits {short} --seed 1\n")
     job = sbatch("--array=1,3", script="array.sh", arguments=str(manifest))
     assert wait_for(lambda: not command("squeue", "-h"), 120, "the array has ended")
-    assert summary(tmp_path / "a b")["segments"][0]["job"] == f"{job.number}_1"
+    facts = summary(tmp_path / "a b")
+    assert facts["segments"][0]["job"] == f"{job.number}_1"
+    partition = command("sinfo", "-h", "-o", "%R").strip()
+    assert (facts["group"], facts["tags"]) == ("reslightning", [f"job-{job.number}_1", partition])
     refused = next(tmp_path.glob("slurm-*_3.out")).read_text()
     assert "task 3 is out of range" in refused
     assert "use --array=1-2" in refused
