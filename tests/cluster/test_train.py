@@ -107,6 +107,7 @@ def test_signalled_three_times(reference, sbatch, tmp_path):
     found = summary(run)
     assert [part["job"] for part in found["segments"]] == [job.number] * 4
     assert [part["to_step"] for part in found["segments"]] == [5, one + 1, other + 1, 15]
+    assert all(part["recorded"] for part in found["segments"])  # and sync uploads the recordings as they are
     parts = [path.name for path in (run / "wandb").glob("offline-run-*")]
     assert len(parts) == 4
     assert {name.rpartition("-")[2] for name in parts} == {found["run_id"]}
