@@ -23,7 +23,7 @@ def _error(row: Mapping[str, float], name: str) -> float | None:
 
 
 def _published(run: RunRecord) -> float | None:
-    row = beside(run.summary)
+    row = beside(run.summary, run.validated.get("val/n_samples"))
     return row.top1 if row else None
 
 
@@ -33,7 +33,7 @@ def _difference(run: RunRecord) -> float | None:
 
 
 def _source(run: RunRecord) -> str | None:
-    row = beside(run.summary)
+    row = beside(run.summary, run.validated.get("val/n_samples"))
     return row.source if row else None
 
 
@@ -179,7 +179,8 @@ class Filter:
         if not equality:
             return OPERATORS[self.sign](value, wanted)
         # A run that is shown as 10.00 may have 9.999999999999998.
-        same = str(value).lower() == self.wanted.lower() if wanted is None else math.isclose(float(value), wanted)
+        texts = [re.sub(r"\s", "", text).lower() for text in (str(value), self.wanted)]  # of a list with spaces or none
+        same = texts[0] == texts[1] if wanted is None else math.isclose(float(value), wanted)
         return same == (self.sign == "=")
 
 
@@ -275,7 +276,8 @@ class Group:
             return values[0]
         if name in UNLIKE:
             return None
-        return ", ".join(dict.fromkeys("" if v is None else str(v) for v in values))
+        found = {v for v in values if v is not None}
+        return ", ".join(map(str, sorted(found, key=lambda v: (isinstance(v, str), v))))
 
     @property
     def notes(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def curves(parts: Sequence[Part], over: str) -> tuple[list[Curve], list[str]]:
 
 def _short(titles: Sequence[str]) -> list[str]:
     """Return what tells titles apart, of one alone nothing."""
-    words = [title.split(", ") for title in titles]
+    words = [re.split(r", | (?=\()", title) for title in titles]
     return [", ".join(word for word in own if not all(word in other for other in words)) for own in words]
 
 
@@ -82,6 +83,12 @@ def _place(run: RunRecord, row: dict[str, float], over: str) -> float | None:
         return row.get({"iterations": "step"}.get(over, over))
     batch = (run.summary.get("options") or {}).get("data.batch_size")
     return row["step"] * batch if isinstance(batch, int) and "step" in row else None
+
+
+def legend(lines: Sequence[Curve]) -> str:
+    """Return what lines and areas mean."""
+    band = ", area: range over runs" if any(line.low != line.high for line in lines) else ""
+    return f"thin: training, bold: validation{band}"
 
 
 def check_suffix(path: Path) -> None:
@@ -106,7 +113,10 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
     mpl.use("agg")
     from matplotlib import pyplot, ticker
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    labels = {line.label for line in lines}
+    beside = len(labels) > MOST_INSIDE
+    size = (7 + 0.08 * max(map(len, labels)), max(4.5, 0.2 * len(labels))) if beside else (7, 4.5)
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     validated = {line.label for line in lines if line.split == "val"}
     for line in lines:
         bold = line.split == "val"
@@ -114,17 +124,18 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
         axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
         if line.low != line.high:
             axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel=AXES[over], ylabel="top-1 error (%)", yscale="log" if log else "linear")
+    axes.set(xlabel=AXES[over], ylabel="top-1 error (%)")
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     if log:
+        axes.set_yscale("log", nonpositive="mask")  # no line down to an error of 0
         axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
         axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
-    title = "thin: training, bold: validation"
-    if len({line.label for line in lines}) > MOST_INSIDE:
-        figure.legend(title=title, loc="outside right upper", fontsize="small", title_fontsize="small")
+    names = {"title": legend(lines), "fontsize": "small", "title_fontsize": "small"}
+    if beside:
+        figure.legend(loc="outside right upper", **names)
     else:
-        axes.legend(title=title, fontsize="small", title_fontsize="small")
+        axes.legend(**names)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=150)
     pyplot.close(figure)

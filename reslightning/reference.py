@@ -136,13 +136,19 @@ def published(
     return next((row for row in rows if network(row.shortcut, row.version) == network(shortcut, version)), None)
 
 
-def beside(summary: Mapping[str, Any]) -> Published | None:
+def beside(summary: Mapping[str, Any], images: float | None = None) -> Published | None:
     """Return the published result that may stand beside a run, from its summary; None where there is none.
 
     None too for a run validated on held-out images: others are not measured on those.
+
+    Args:
+        summary: the run's summary.
+        images: how many it was validated on; None is what the summary says.
     """
     if summary.get("val_source") != "test":
         return None
+    counts = (summary.get("metrics") or {}).get("val/n_samples"), (summary.get("n_samples") or {}).get("test")
+    counted = images or next((count for count in counts if count), None)
     try:
         return published(
             str(summary["arch"]),
@@ -150,7 +156,7 @@ def beside(summary: Mapping[str, Any]) -> Published | None:
             summary["protocol"],
             summary.get("shortcut"),
             summary.get("version"),
-            images=(summary.get("n_samples") or {}).get("test"),
+            images=None if counted is None else int(counted),
         )
-    except (KeyError, UserError):
+    except (KeyError, TypeError, ValueError, OverflowError, UserError):
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from reslightning import tables
 from reslightning.comparison import Group, Part, Statistic, differing
 from reslightning.errors import UserError
-from reslightning.figures import AXES, Curve
+from reslightning.figures import AXES, Curve, legend
 from reslightning.files import write_atomically
 from reslightning.runs import CONFUSION, WORST, RunRecord
 
@@ -78,7 +78,7 @@ def write_report(parts: Sequence[Part], lines: Sequence[Curve], path: Path, colu
         f"<p>{len(runs)} runs; errors in percent. Click a heading to sort, a name in the figure to hide its curve.</p>",
         '<input id="filter" type="search" placeholder="filter: words of a row" aria-label="filter">',
         *(_table(title, groups, columns) for title, groups in parts),
-        "<h2>Curves</h2><p>Thin: training, bold: validation. Drag to zoom in; the tools move and reset it.</p>",
+        f"<h2>Curves</h2><p>{legend(lines).capitalize()}. Drag to zoom in; the tools move and reset it.</p>",
         drawn,
         _differences(runs),
         *(_evaluation(groups) for _, groups in parts),

@@ -142,7 +142,13 @@ def _alignment(parts: Sequence[Part], columns: Sequence[str]) -> list[str]:
 
 def _plain(value: Value | Statistic) -> Any:
     if isinstance(value, Statistic):
-        return {"mean": value.mean, "std": value.deviation, "interval95": value.interval, "n": value.n}
+        return {
+            "mean": value.mean,
+            "std": value.deviation,
+            "interval95": value.interval,
+            "n": value.n,
+            "of": value.runs,
+        }
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -253,6 +253,70 @@ def assert_complete(there, run, epochs):
     assert any("val/worst" in file for file in there.files)
 
 
+STOP = "--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {mark} --trainer.callbacks.step {step}"
+
+
+@pytest.mark.parametrize(
+    ("segments", "route"),
+    [
+        ([{"wandb": "offline", "recorded": True}] * 2, "recordings"),
+        ([{"wandb": "offline", "recorded": True}, {"from_step": 5, "to_step": 5}], "recordings"),
+        ([{"wandb": "offline", "recorded": True}, {"from_step": 5, "to_step": 9}], "rows"),  # W&B was disabled
+        ([{"wandb": "offline"}, {"wandb": "offline", "recorded": True}], "rows"),  # killed
+        ([{"wandb": "online", "recorded": True}, {"wandb": "offline", "recorded": True}], "rows"),
+        ([{"wandb": "online", "recorded": True}, {"from_step": 5, "to_step": 9}], "rows"),
+        ([{"wandb": "online"}], "rows"),
+        ([{"wandb": "online", "recorded": True}], "recorded online"),
+        ([{"from_step": 0, "to_step": 9}], "nothing was recorded offline"),
+    ],
+)
+def test_what_sync_uploads(cli, tmp_path, monkeypatch, segments, route):
+    run = tmp_path / "run"
+    for number, part in enumerate(segments):
+        if part.get("wandb") == "offline":
+            (run / "wandb" / f"offline-run-{number}-id").mkdir(parents=True)
+            (run / "wandb" / f"offline-run-{number}-id" / "run-id.wandb").write_bytes(b"more than its header")
+    run.mkdir(exist_ok=True)
+    facts = {"run_id": "id", "arch": "resnet8", "status": "finished", "segments": segments}
+    (run / "summary.json").write_text(json.dumps(facts))
+    monkeypatch.setattr("reslightning.commands.sync.wandb_server", lambda: ("here", None))
+    monkeypatch.setattr("reslightning.commands.sync._upload", lambda *_: "recordings")
+    monkeypatch.setattr("reslightning.commands.sync._send", lambda *_: ("rows", None))
+    out = cli("sync run").out
+    assert out.startswith("run: FAILED: recordings" if route == "recordings" else f"run: {route}")
+    for file in run.glob("wandb/*/run-id.wandb"):  # the upload of one was interrupted
+        file.with_suffix(".wandb.syncstate").touch()
+    if route == "recordings":
+        assert cli("sync run").out == "run: rows\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("between", ["an interrupted upload", "a segment without W&B"])
+def test_sync_sends_what_recordings_do_not_have(cli, tmp_path, monkeypatch, between):
+    """Two whole recordings, of which the upload of one was begun, or between which W&B was disabled."""
+    run = tmp_path / "run"
+    stops = " ".join(STOP.format(mark=tmp_path / str(step), step=step) for step in (6, 11))
+    line = f"fit {SMALL} --trainer.max_epochs 4 --run_dir {run} {stops}".replace("disabled", "offline")
+    middle = line.replace("offline", "disabled") if between == "a segment without W&B" else line
+    assert [cli(command).status for command in (line, middle, line)] == [75, 75, 0]
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+
+        def sync() -> str:
+            out, _ = process(f"sync {run}").communicate(timeout=100)
+            return out.splitlines()[-1].partition(": ")[2]
+
+        if between == "an interrupted upload":
+            assert sync() == "3 segments uploaded"
+            for done in run.glob("wandb/*/*.synced"):  # as if it had been ended in between
+                done.unlink()
+        for sent in (0 if between == "an interrupted upload" else 4, 0):
+            assert sync() == f"{sent} epochs sent from metrics.csv"
+        (there,) = server.runs.values()
+    assert_complete(there, run, 4)
+
+
 @pytest.mark.slow
 def test_a_server_that_goes_away(tmp_path, monkeypatch):
     """What it did not get is sent by sync, also where another callback logs rows of its own."""

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"none of the {len(records)} runs is left by the filters: {' '.join(args.filter)}")
     notes += [f"{run.source}: {problem}" for run in shown for problem in run.problems]
     names, by = args.columns or (["run", "top1"] if args.diff else usual_columns(shown)), args.by or []
-    for name in [*names, *by, args.sort.removeprefix("-")]:
+    for name in sorted({*names, *by, args.sort.removeprefix("-")} - {"n"}):  # which is a row's, not a run's
         column(name, keys)
     if args.diff:
         different = [key for key in differing(shown) if key not in names]

@@ -70,23 +70,33 @@ def wandb_server() -> tuple[str, str | None]:
 def _sync(directory: Path, seconds: float) -> tuple[str, str | None]:
     """Return what was done, and what went wrong, if anything did.
 
-    Recordings are uploaded where they are all there is, and whole. A segment that was killed took along what its
-    recording did not have yet, and of one that was online the server alone knows what arrived: of such a run the
-    epochs that the server does not have are sent from metrics.csv.
+    Recordings are uploaded where they are all there is, and whole, and were not begun to be. A segment that was killed
+    took along what its recording did not have yet, of one that was online the server alone knows what arrived, and one
+    without W&B has none: of such a run the epochs that the server does not have are sent from metrics.csv.
     """
     segments, recordings, record = list[dict[str, Any]](), offline_segments(directory), None
     with contextlib.suppress(UserError):
         record = RunRecord.from_directory(directory)
-        segments = [part for part in record.summary.get("segments") or [] if "wandb" in part]
+        segments = record.summary.get("segments") or []
     if record and record.status == "running" and not record.dead:
         return "left for later: it is being trained", None
-    if record is None or all(part["wandb"] == "offline" and part.get("recorded") for part in segments):
-        if not recordings:
-            return "nothing was recorded offline", None
-        return f"{len(recordings)} segments uploaded", _upload(directory, recordings, seconds)
-    if all(part["wandb"] == "online" and part.get("recorded") for part in segments):
+    ended = [
+        part.get("recorded") and part.get("wandb")
+        for part in segments
+        if "wandb" in part or part.get("to_step", 0) > part.get("from_step", 0)
+    ]
+    if not recordings and not any("wandb" in part for part in segments):
+        return "nothing was recorded offline", None
+    if record and all(mode == "online" for mode in ended):
         return "recorded online", None
+    if record is None or (all(mode == "offline" for mode in ended) and not any(map(_begun, recordings))):
+        return f"{len(recordings)} segments uploaded", _upload(directory, recordings, seconds)
     return _send(record, seconds)
+
+
+def _begun(recording: Path) -> bool:
+    """Whether an upload of it was interrupted: W&B would begin again, behind what it has."""
+    return any(not state.with_suffix(".synced").exists() for state in recording.glob("*.wandb.syncstate"))
 
 
 def offline_segments(directory: Path) -> list[Path]:

@@ -111,7 +111,11 @@ def test_seeds_are_grouped_as_by_hand(cli, tmp_path):
 
 
 def test_the_published_value_stands_beside_the_same_protocol(cli, tmp_path):
-    made(tmp_path / "runs", "a", top1=0.92)
+    made(tmp_path / "runs", "a", top1=0.92, n_samples={"test": 10_000})
+    part = made(tmp_path / "runs", "f", n_samples={"test": 10_000})
+    for run, count in ((part.with_name("a"), "10000"), (part, "359")):  # limit_val_batches leaves the second
+        rows = (run / "metrics.csv").read_text()
+        (run / "metrics.csv").write_text(rows.replace(",359,", f",{count},"))
     made(tmp_path / "runs", "b", top1=0.93, protocol="center-flip")
     made(tmp_path / "runs", "c", top1=0.94, shortcut="B")
     made(tmp_path / "runs", "d", n_samples={"test": 500})
@@ -120,7 +124,7 @@ def test_the_published_value_stands_beside_the_same_protocol(cli, tmp_path):
     assert rows["a"]["published"] == 8.75
     assert rows["a"]["difference"] == pytest.approx(8.0 - 8.75)
     assert rows["b"]["published"] is None
-    assert [rows[name]["published"] for name in "cde"] == [None] * 3
+    assert [rows[name]["published"] for name in "cdef"] == [None] * 4
 
 
 def test_ranking_by_best_needs_held_out_images(cli, tmp_path):
@@ -158,10 +162,10 @@ def test_a_statistic_says_of_how_many_runs_it_is(cli, tmp_path):
     out = cli("compare runs --by arch --columns top1,published").out
     assert "9.00 ± 1.41 (95 %: ± 12.71) (n=2 of 3)" in out
     assert "resnet20: 1 of 3 not finished: b (running, 3/3)" in out
-    (row,) = csv.DictReader(io.StringIO(cli("compare runs --by arch --format csv --columns top1,published").out))
-    assert (row["n"], row["top1_n"], row["published"]) == ("3", "2", "8.75")
+    (row,) = csv.DictReader(io.StringIO(cli("compare runs --by arch --format csv --columns top1,flops --sort n").out))
+    assert (row["n"], row["top1_n"], row["flops"]) == ("3", "2", "81102848")
     (run,) = records(cli, "runs --by arch --columns top1")
-    assert run["top1"]["n"] == 2
+    assert (run["top1"]["n"], run["top1"]["of"]) == (2, 3)
 
 
 def test_text_sorts_by_the_numbers_in_it(cli, tmp_path):
@@ -278,6 +282,8 @@ def test_filters_columns_and_differences(cli, tmp_path):
     assert [row["run"] for row in records(cli, "runs --filter arch=resnet20 --filter 'top1<9'")] == ["b"]
     assert [row["run"] for row in records(cli, "runs --sort -run")] == ["c", "b", "a"]
     assert [row["run"] for row in records(cli, "runs --filter top1=10")] == ["a"]  # 9.999999999999998
+    made(tmp_path / "more", "d", options={"data.mean": [0.1, 0.2]})
+    assert len(records(cli, "more --filter data.mean=[0.1,0.2]")) == 1
     assert records(cli, "runs --columns 'run, arch'")[0].keys() == {"section", "run", "arch"}
     two = records(cli, "runs --by arch,model.optim.lr --columns top1")
     assert [(row["arch"], row["model.optim.lr"], row["n"]) for row in two] == [
@@ -521,6 +527,8 @@ def test_curves_are_means_with_their_range():
     (first, second), _ = curves([("one, same", [Group(runs[:1])]), ("other, same", [Group(runs[1:])])], "samples")
     assert first.x == [40, 80, 120]
     assert (first.label, second.label) == ("a (one)", "b (other)")
+    (first, _), _ = curves([("A, x (5 images)", [Group(runs[:1])]), ("B, x (5 images)", [Group(runs[1:])])], "epoch")
+    assert first.label == "a (A)"
     assert first.colour != second.colour
 
 
