@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reslightning import tables
-from reslightning.comparison import Group, Part, Statistic, differing
+from reslightning.columns import differing
+from reslightning.comparison import Group, Part, Statistic
 from reslightning.errors import UserError
 from reslightning.figures import AXES, Curve, legend
 from reslightning.files import write_atomically

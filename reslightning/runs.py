@@ -32,11 +32,8 @@ LOST_AFTER = 600.0  # seconds without a sign of life after which a running run w
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """Return a run directory's summary.json; None where there is no whole one."""
-    try:
-        summary = json.loads((directory / "summary.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return summary if isinstance(summary, dict) else None
+    summary, whole = read_json(directory / "summary.json")
+    return summary if whole else None
 
 
 @dataclass

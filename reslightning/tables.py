@@ -12,7 +12,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reslightning.comparison import COSTS, Group, Part, Statistic, Value
+from reslightning.columns import Value
+from reslightning.comparison import COSTS, Group, Part, Statistic
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 PERCENT = {"top1", "top5", "last_top1", "best_top1", "train_top1", "published", "difference"}

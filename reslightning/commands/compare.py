@@ -10,19 +10,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from reslightning.columns import COLUMNS, DEFAULT, Filter, column, differing, select, usual_columns
 from reslightning.commands import CommandParser
-from reslightning.comparison import (
-    COLUMNS,
-    DEFAULT,
-    Filter,
-    Part,
-    column,
-    differing,
-    grouped,
-    sections,
-    select,
-    usual_columns,
-)
+from reslightning.comparison import Part, grouped, sections
 from reslightning.errors import UserError
 from reslightning.figures import check_suffix, curves, plot
 from reslightning.runs import RunRecord, find_runs
