@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reslightning.columns import Value
+from reslightning.columns import COLUMNS, Value
 from reslightning.comparison import COSTS, Group, Part, Statistic
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -117,7 +117,8 @@ def text(value: Value | Statistic, name: str) -> str:
         return _short(value)
     if name == "images_per_second":
         return f"{value:,.0f}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    # Options stand as they were given: two that differ must not look the same.
+    return f"{value:.4g}" if isinstance(value, float) and name in COLUMNS else str(value)
 
 
 def _duration(seconds: float) -> str:

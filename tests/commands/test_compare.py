@@ -283,6 +283,8 @@ def test_filters_columns_and_differences(cli, tmp_path):
     assert [row["run"] for row in records(cli, "runs --sort -run")] == ["c", "b", "a"]
     assert [row["run"] for row in records(cli, "runs --filter top1=10")] == ["a"]  # 9.999999999999998
     made(tmp_path / "more", "d", options={"data.mean": [0.1, 0.2]})
+    made(tmp_path / "more", "e", options={"model.optim.lr": 0.100001})
+    assert {"0.1", "0.100001"} <= set(cli("compare more --diff").out.split())
     assert len(records(cli, "more --filter data.mean=[0.1,0.2]")) == 1
     assert records(cli, "runs --columns 'run, arch'")[0].keys() == {"section", "run", "arch"}
     two = records(cli, "runs --by arch,model.optim.lr --columns top1")
