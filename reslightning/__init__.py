@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 __all__ = ["ImageClassifier", "build_model", "list_architectures"]
 
 _HOMES = {
-    "ImageClassifier": "reslightning.classifier",
-    "build_model": "reslightning.models.resnet",
+    "ImageClassifier": "reslightning.train.classifier",
+    "build_model": "reslightning.train.build",
     "list_architectures": "reslightning.models.architectures",
 }
 

@@ -9,8 +9,9 @@ import sys
 import time
 
 from reslightning import __version__
+from reslightning.cluster.allocation import job_id
+from reslightning.cluster.requeue import REQUEUE_SIGNALS
 from reslightning.errors import SIGNALS, TrainingError, UserError, near_misses, stop_at_once, stop_later
-from reslightning.slurm import REQUEUE_SIGNALS, job_id
 
 COMMANDS = {
     "fit": ("reslightning.commands.train", "train a network, or continue a training that was stopped"),

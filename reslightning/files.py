@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import math
 import os
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +105,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Be the only process of this machine that holds the lock in a file, which is removed behind each.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:  # without any, what is done under it is atomic
+            raise
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # who waits for it notices, and makes another
+        lock.release()

@@ -12,16 +12,16 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from reslightning.callbacks.preemption import Preemption
-from reslightning.callbacks.throughput import WARM_UP, Throughput
-from reslightning.classifier import ImageClassifier
-from reslightning.cli import quiet
+from reslightning.cli.lightning_cli import quiet
 from reslightning.commands import CommandParser
+from reslightning.commands.measure import bench_files, in_turn, print_rates, rate, ratio
 from reslightning.data import CIFAR10, ImageFolder, ImageNet
 from reslightning.data.sampler import TrainSampler
-from reslightning.measure import bench_files, in_turn, print_rates, rate, ratio
 from reslightning.models.resnet import build_model
-from reslightning.optim import Optim, make_optimizer
+from reslightning.train.classifier import ImageClassifier
+from reslightning.train.optim import Optim, make_optimizer
+from reslightning.train.preemption import Preemption
+from reslightning.train.throughput import WARM_UP, Throughput
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from reslightning.columns import COLUMNS, DEFAULT, Filter, column, differing, select, usual_columns
 from reslightning.commands import CommandParser
-from reslightning.comparison import Part, grouped, sections
+from reslightning.compare.columns import COLUMNS, DEFAULT, Filter, column, differing, select, usual_columns
+from reslightning.compare.figures import check_suffix, curves, plot
+from reslightning.compare.groups import Part, grouped, sections
+from reslightning.compare.tables import FORMATS, headed, order, render, value_of
 from reslightning.errors import UserError
-from reslightning.figures import check_suffix, curves, plot
-from reslightning.runs import RunRecord, find_runs
-from reslightning.tables import FORMATS, headed, order, render, value_of
+from reslightning.run.record import RunRecord, find_runs
 
 WANDB = "wandb:"
 
@@ -80,7 +80,7 @@ def _draw(args: Namespace, parts: list[Part], columns: list[str]) -> list[str]:
         plot(lines, args.plot, log=args.log, over=args.over)
         notes.append(f"figure written to {args.plot}")
     if args.html:
-        from reslightning.report import write_report
+        from reslightning.compare.report import write_report
 
         write_report(parts, lines, args.html, columns, args.over)
         notes.append(f"report written to {args.html}")
@@ -128,7 +128,7 @@ def _records(args: Namespace) -> tuple[list[RunRecord], list[str]]:
     seen: set[Path] = set()
     for place in dict.fromkeys(args.runs):
         if place.startswith(WANDB):
-            from reslightning.wandb_runs import read_project
+            from reslightning.track.wandb_runs import read_project
 
             found, skipped = read_project(place.removeprefix(WANDB), group=args.group)
         else:

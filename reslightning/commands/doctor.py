@@ -13,10 +13,11 @@ from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from reslightning.cluster.allocation import INTERACTIVE_NAMES, Allocation
+from reslightning.cluster.launch import Plan
 from reslightning.commands import CommandParser
 from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
-from reslightning.slurm import INTERACTIVE_NAMES, Allocation, Plan
 
 OK, WARN, BAD = "ok", "warn", "BAD"
 CHECKPOINT = 200  # MB, a ResNet-50's with its optimizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reslightning.commands import CommandParser
 from reslightning.models.architectures import cost, get_architecture, list_architectures, resolve_options
-from reslightning.reference import PUBLISHED, Published
+from reslightning.models.published import PUBLISHED, Published
 
 
 def main(argv: list[str]) -> int:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reslightning.cli.options import check_options
 from reslightning.commands import CommandParser
 from reslightning.errors import UserError
-from reslightning.options import check_options
 
 if TYPE_CHECKING:
-    from reslightning.submission import Request
+    from reslightning.commands.submission import Request
 
 SHORT = {  # sbatch's options by the same name
     "time": "limit, D-HH:MM:SS or minutes",
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     if tail[:1] != ["fit"]:
         given = f"got {' '.join(tail)!r}" if tail else "got nothing behind --"
         raise UserError(f"submit trains: {given}; expected reslightning submit [OPTIONS] -- fit -c CONFIG ...")
-    from reslightning import submission
+    from reslightning.commands import submission
 
     request = _request(args)
     name, commands = _commands(tail[1:], args.grid, args.name)
@@ -67,7 +67,7 @@ def submit(
     Raises:
         UserError: a command line is not accepted, or Slurm refuses; nothing is queued then.
     """
-    from reslightning import submission
+    from reslightning.commands import submission
 
     name, commands = _commands(argv, grid, name)
     unfinished = _unfinished(request, commands)
@@ -83,7 +83,7 @@ def submit(
 
 def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tuple[str, list[list[str]]]:
     """Return the jobs' name and the options of every run, whose configs and keys are known to exist."""
-    from reslightning import submission
+    from reslightning.commands import submission
 
     cells = submission.grid_cells(grid)
     name = name or submission.job_name(argv, grid)
@@ -127,7 +127,7 @@ def _count(text: str) -> int:
 
 
 def _request(args: Namespace) -> Request:
-    from reslightning import submission
+    from reslightning.commands import submission
 
     if args.site:
         os.environ.update(submission.site_variables(args.site))
@@ -151,7 +151,7 @@ def _unfinished(request: Request, commands: list[list[str]]) -> list[tuple[Path,
     Raises:
         UserError: one of the command lines is not accepted; nothing is queued then.
     """
-    from reslightning.cli import Preview
+    from reslightning.cli.preview import Preview
 
     found: list[tuple[Path, str, list[str]]] = []
     for command in commands:

@@ -14,11 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from reslightning.cli.configs import load_config
 from reslightning.commands import CommandParser
-from reslightning.configs import load_config
 from reslightning.errors import TrainingError, UserError
-from reslightning.runs import RunRecord, find_runs
-from reslightning.wandb_runs import wandb_url
+from reslightning.run import layout
+from reslightning.run.record import RunRecord, find_runs
+from reslightning.track.wandb_runs import wandb_url
 
 SECONDS = 300.0
 HEADER = 7  # bytes of a recording in front of its first record
@@ -101,7 +102,7 @@ def _begun(recording: Path) -> bool:
 
 def offline_segments(directory: Path) -> list[Path]:
     """Return the folders of what a run recorded offline, in the order of their beginnings."""
-    found = sorted((directory / "wandb").glob("offline-run-*"), key=lambda path: path.name.split("-")[2])
+    found = sorted((directory / layout.WANDB).glob("offline-run-*"), key=lambda path: path.name.split("-")[2])
     # With a header alone W&B would refuse all the others, too.
     return [path for path in found if any(file.stat().st_size > HEADER for file in path.glob("*.wandb"))]
 
@@ -130,11 +131,11 @@ def _upload(directory: Path, segments: list[Path], seconds: float) -> str | None
 
 def _send(record: RunRecord, seconds: float) -> tuple[str, str | None]:
     """Send a run from its own files: the epochs, and what a finished one found, that the server does not have."""
-    from reslightning.tracking import Wandb, begin_wandb, wandb_config, wandb_summary
+    from reslightning.track.wandb_logger import Wandb, begin_wandb, wandb_config, wandb_summary
 
     directory, summary = Path(record.source), record.summary
     try:
-        config = load_config(directory / "config.yaml")
+        config = load_config(directory / layout.CONFIG)
         options = Wandb(**config["wandb"])
         options = replace(options, group=summary.get("group"), tags=summary.get("tags") or options.tags)
         facts = wandb_config(config, summary)
@@ -142,7 +143,7 @@ def _send(record: RunRecord, seconds: float) -> tuple[str, str | None]:
     except Exception as error:  # whatever W&B, or a file that is cut, says
         return "", " ".join(f"{type(error).__name__}: {error}".split())
     sent = logger.catch_up(record.history)
-    logger.show(directory / "evaluations")
+    logger.show(directory / layout.EVALUATIONS)
     if not logger.finish(0 if record.status == "finished" else 1, wandb_summary(summary)):
         return "", f"the server did not take all of it within {seconds:.0f} s"
     return f"{sent} epochs sent from metrics.csv", None

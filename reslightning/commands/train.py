@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from reslightning.cli import CLI
-from reslightning.data.staging import release
+from reslightning.cli.lightning_cli import CLI
+from reslightning.cluster.staging import release
 from reslightning.errors import UserError
 
 

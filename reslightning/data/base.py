@@ -20,11 +20,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from reslightning import augment, policy
+from reslightning.cluster.staging import stage
+from reslightning.data import augmentations, autoaugment
+from reslightning.data.progress import training_position
 from reslightning.data.sampler import EvalSampler, TrainSampler
-from reslightning.data.staging import stage
 from reslightning.errors import UserError
-from reslightning.progress import training_position
 
 Split = Literal["train", "val", "test"]
 PARTS: tuple[Split, ...] = ("train", "val", "test")
@@ -77,7 +77,7 @@ class DataModule(LightningDataModule):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         flip: bool | None = None,
-        policy: policy.Name | None = None,
+        policy: autoaugment.Name | None = None,
         erasing: float | None = None,
         mixup: float | None = None,
         cutmix: float | None = None,
@@ -223,7 +223,7 @@ class DataModule(LightningDataModule):
                 f"data.batch_size={self.batch_size} exceeds the {images - self.val_split} training images; "
                 f"use at most {images - self.val_split}"
             )
-        generator = torch.Generator().manual_seed(augment.permutation_seed(self.seed, -1))
+        generator = torch.Generator().manual_seed(augmentations.permutation_seed(self.seed, -1))
         order = torch.randperm(images, generator=generator)
         return order[: self.val_split].sort()[0], order[self.val_split :].sort()[0]
 
@@ -308,17 +308,17 @@ class DataModule(LightningDataModule):
         images, labels, indices = self.pixels(content, "train", epoch)
         on_host = indices.cpu() if host is None else torch.from_numpy(host)
         if self.flip:
-            images = augment.flip_(images, self._draws(epoch, on_host, FLIP, 1)[:, 0])
+            images = augmentations.flip_(images, self._draws(epoch, on_host, FLIP, 1)[:, 0])
         if self.policy:
-            images = policy.apply(self.policy, images, self._draws(epoch, on_host, POLICY, policy.DRAWS))
+            images = autoaugment.apply(self.policy, images, self._draws(epoch, on_host, POLICY, autoaugment.DRAWS))
         images = self._finish(self._normalize(images), epoch, indices)
         if self.erasing:
-            draw = self._draws(epoch, indices, ERASING, augment.ERASING_DRAWS)
-            images = augment.random_erasing(images, draw, self.erasing)
+            draw = self._draws(epoch, indices, ERASING, augmentations.ERASING_DRAWS)
+            images = augmentations.random_erasing(images, draw, self.erasing)
         if self.mixup or self.cutmix:
             targets = torch.nn.functional.one_hot(labels, self.num_classes).to(images.dtype)
             chance = np.random.default_rng([self.seed, epoch, int(on_host[0])])
-            return augment.mix(images, targets, chance, mixup=self.mixup, cutmix=self.cutmix)
+            return augmentations.mix(images, targets, chance, mixup=self.mixup, cutmix=self.cutmix)
         return images, labels
 
     def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor, Tensor]:
@@ -331,12 +331,12 @@ class DataModule(LightningDataModule):
         return images
 
     def _draws(self, epoch: int, indices: Tensor, first: int, count: int) -> Tensor:
-        return augment.draws(self.seed, epoch, indices, count, first=first)
+        return augmentations.draws(self.seed, epoch, indices, count, first=first)
 
     def _normalize(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-        return augment.normalize(images, self.mean, self.std)
+        return augmentations.normalize(images, self.mean, self.std)
 
 
 def prepare(data: DataModule) -> None:

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 from reslightning.data import decode
 from reslightning.data.base import PARTS, DataModule, Split, ignore_signals
 from reslightning.data.labels import imagenet_classes
+from reslightning.data.progress import started_by_lightning
 from reslightning.data.reader import Failed, Reader
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
-from reslightning.progress import started_by_lightning
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
 

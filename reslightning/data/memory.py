@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from reslightning import augment
+from reslightning.data import augmentations
 from reslightning.data.base import CROP, CUTOUT, DataModule, Split, ignore_signals
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
@@ -31,7 +31,7 @@ class InMemory(DataModule):
     def __init__(
         self,
         crop_padding: int = 4,
-        padding_mode: augment.PaddingMode = "zeros",
+        padding_mode: augmentations.PaddingMode = "zeros",
         cutout: int = 0,
         download: bool = False,
         **options: Any,
@@ -75,7 +75,7 @@ class InMemory(DataModule):
             self._images["val"], self._labels["val"] = images[held_out], labels[held_out]
             images, labels = images[kept], labels[kept]
         # Padded once here: a crop then costs the same whatever the padding holds.
-        self._images["train"] = augment.pad(images, self.crop_padding, self.padding_mode)
+        self._images["train"] = augmentations.pad(images, self.crop_padding, self.padding_mode)
         self._labels["train"] = labels
         self._images["test"], self._labels["test"] = test
         if not self.val_split:
@@ -114,8 +114,10 @@ class InMemory(DataModule):
                 part[split] = part[split].to(content.device)
         images = self._images[split].index_select(0, content)
         if epoch is not None:
-            images = augment.random_crop(images, self._draws(epoch, content, CROP, 2), self.crop_padding)
+            images = augmentations.random_crop(images, self._draws(epoch, content, CROP, 2), self.crop_padding)
         return images, self._labels[split].index_select(0, content), content
 
     def _finish(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
-        return augment.cutout(images, self._draws(epoch, indices, CUTOUT, 2), self.cutout) if self.cutout else images
+        return (
+            augmentations.cutout(images, self._draws(epoch, indices, CUTOUT, 2), self.cutout) if self.cutout else images
+        )

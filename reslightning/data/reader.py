@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reslightning import augment
-from reslightning.data import decode
+from reslightning.data import augmentations, decode
 from reslightning.data.base import PART, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
@@ -81,7 +80,7 @@ class Reader(Dataset[Any]):
         return content, self.labels[indices], torch.tensor(indices), skipped
 
     def _draws(self, epoch: int, indices: list[int]) -> list[list[int]]:
-        return augment.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=PART).tolist()
+        return augmentations.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=PART).tolist()
 
     def _crop(self, content: bytes, draws: list[int], size: int) -> Any:
         if not self.device_decode:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DistributedSampler
 
-from reslightning.augment import permutation_seed
+from reslightning.data.augmentations import permutation_seed
 
 
 class TrainSampler(DistributedSampler[int]):

@@ -17,7 +17,7 @@ import numpy as np
 
 from reslightning.data.indexing import FORMAT, find_layout, stamp, write_index
 from reslightning.errors import UserError
-from reslightning.lock import exclusive
+from reslightning.files import exclusive
 
 TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}  # as safetensors names them
 INDEX = "reslightning-index.safetensors"

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from reslightning.errors import UserError, near_misses
-from reslightning.runs import evaluation_checkpoint
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 HEAD = ("fc.weight", "fc.bias")
@@ -24,7 +23,7 @@ def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = F
 
     Args:
         model: the network to fill.
-        source: ``torchvision:NAME``, a run directory, a checkpoint or a state dict file.
+        source: ``torchvision:NAME``, a checkpoint or a state dict file.
         arch: the network's name, which ``torchvision:NAME`` is looked up for.
         new_head: leave the final layer as it is.
 
@@ -95,8 +94,6 @@ def read_state_dict(source: str, arch: str) -> Mapping[str, Any]:
     if source.startswith("torchvision:"):
         return _from_torchvision(source, arch)
     path = Path(source).expanduser()
-    if path.is_dir():
-        path = evaluation_checkpoint(path)
     if not path.is_file():
         raise UserError(
             f"no weights at {source}\nallowed: torchvision:NAME (torchvision:IMAGENET1K_V2, say), a run "

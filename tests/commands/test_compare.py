@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from reslightning.comparison import Group
+from reslightning.compare.groups import Group
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
-from reslightning.runs import RunRecord
+from reslightning.run.record import RunRecord
 from tests.conftest import SMALL, kill_behind, process
 
 
@@ -446,7 +446,7 @@ ODD = """AttributeError("'NoneType' object has no attribute 'get'")"""
 
 def test_wandb_shaped_like_its_api(cli, tmp_path, monkeypatch):
     """Against a stand-in for wandb.Api, which is all of it that can be reached here."""
-    from reslightning import wandb_runs
+    from reslightning.track import wandb_runs
     from tests.wandb_standin import Api
 
     records, notes = wandb_runs.read_project("team/project", api=Api(1000))
@@ -511,7 +511,7 @@ def test_runs_of_two_data_sets_share_no_curve(cli, tmp_path):
 
 
 def test_curves_are_means_with_their_range():
-    from reslightning.figures import curves
+    from reslightning.compare.figures import curves
 
     def record(name: str, errors: list[float], batch: int) -> RunRecord:
         rows = [{"epoch": k + 1.0, "step": 10.0 * (k + 1), "val/top1": 1 - e / 100} for k, e in enumerate(errors)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reslightning.submission import grid_cells
+from reslightning.commands.submission import grid_cells
 from tests.conftest import SMALL, summary
 
 

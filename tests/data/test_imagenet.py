@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from reslightning.cluster.staging import release
 from reslightning.commands.pack import main as pack
 from reslightning.data import ImageFolder, ImageNet
 from reslightning.data.labels import imagenet_classes
 from reslightning.data.sampler import EvalSampler, TrainSampler
-from reslightning.data.staging import release
 from reslightning.errors import UserError
 from tests import images
 from tests.conftest import SHARED, assert_same_result, checkpoint, rows, summary
-from tests.test_distributed import TWO, batches, run
-from tests.test_resume import NOTE, STRIKE
+from tests.train.test_distributed import TWO, batches, run
+from tests.train.test_preemption import NOTE, STRIKE
 
 SIZES = {"train_size": 32, "eval_resize": 36, "eval_size": 32, "batch_size": 8}
 LINE = (

@@ -1,0 +1,103 @@
+"""Where configs come from, and in which order they and the flags count; without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reslightning.errors import UserError, near_misses
+from reslightning.run import layout
+
+
+def arrange(argv: list[str]) -> list[list[str]]:
+    """Return the readings of a command line, each with configs before flags, so that flags win.
+
+    Configs are looked up. A command without one is read with the configuration of the run
+    directory it names, then with that of its data set: the first that means that run is meant.
+    """
+    command, configs, flags = argv[0], list[str](), list[str]()
+    rest = iter(argv[1:])
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs.append(next(rest, ""))
+        elif argument.startswith("--config="):
+            configs.append(argument.partition("=")[2])
+        else:
+            flags.append(argument)
+    choices = [configs]
+    if not configs and not {"-h", "--help"} & set(flags):
+        run_dir = _value(flags, "run_dir")
+        data = _value(flags, "data") or _value(flags, "data.class_path") or "Digits"
+        name = data.rpartition(".")[2].lower()
+        own = Path(run_dir).expanduser() / layout.CONFIG if run_dir else None
+        choices = [[str(own)]] if own and own.is_file() else []
+        if command == "fit" or not choices:
+            choices.append([name] if name in available_configs() else [])
+    return [
+        [command, *(part for config in choice for part in ("-c", str(find_config(config)))), *flags]
+        for choice in choices
+    ]
+
+
+def _value(flags: list[str], option: str) -> str | None:
+    """Return the last value that is given for an option."""
+    value = None
+    for position, flag in enumerate(flags):
+        if flag == f"--{option}" and position + 1 < len(flags):
+            value = flags[position + 1]
+        elif flag.startswith(f"--{option}="):
+            value = flag.partition("=")[2]
+    return value
+
+
+def _config_folders() -> list[Path]:
+    package = Path(__file__).resolve().parents[1]
+    # In a wheel the configs lie inside the package, in a checkout beside it.
+    return [Path("configs"), package / "configs", package.parent / "configs"]
+
+
+def available_configs() -> list[str]:
+    """Return the names that -c takes without a path."""
+    return sorted(
+        {
+            path.relative_to(folder).with_suffix("").as_posix()
+            for folder in _config_folders()
+            for path in folder.glob("**/*.yaml")
+        }
+    )
+
+
+def find_config(name: str) -> Path:
+    """Return the file a -c means: a path, or a name in ./configs or in the installed package.
+
+    Raises:
+        UserError: there is none, or it is no YAML.
+    """
+    candidates = [Path(name).expanduser()]
+    candidates += [folder / f"{name.removesuffix('.yaml')}.yaml" for folder in _config_folders()]
+    for path in candidates:
+        if path.is_file():
+            load_config(path)
+            return path
+    known = available_configs()
+    raise UserError(f"no config {name!r}{near_misses(name, known)}\nallowed: a path, or {', '.join(known)}")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Return a config's content.
+
+    Raises:
+        UserError: the file cannot be read or is no YAML; the message has the line.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}, line {line}: {error.problem or error} (not valid YAML)") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
+    return content

@@ -1,0 +1,269 @@
+"""The LightningCLI: which options there are, and what a command builds and does with them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse.typing import NonNegativeFloat
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from reslightning.cli.choice import belongs_to, find_run, find_weights
+from reslightning.cli.configs import arrange, load_config
+from reslightning.cli.explain import explain
+from reslightning.cli.options import refuse_secrets
+from reslightning.cli.parser import Parser
+from reslightning.cluster.allocation import check as check_allocation
+from reslightning.cluster.allocation import job_id
+from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits, ImageFolder, ImageNet
+from reslightning.data.base import prepare
+from reslightning.errors import UserError
+from reslightning.evaluation.evaluate import evaluate
+from reslightning.evaluation.findings import Findings
+from reslightning.evaluation.predict import PredictionWriter
+from reslightning.run.directory import Run
+from reslightning.track.wandb_logger import Wandb
+from reslightning.train.classifier import ImageClassifier
+from reslightning.train.messages import result
+from reslightning.train.recorder import AtomicCheckpointIO
+from reslightning.train.segment import Segment, check
+
+DATA_SETS: dict[str, type[DataModule]] = {
+    cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100, ImageNet, ImageFolder)
+}
+# Lightning ends or validates within an epoch with these, and a run could not go on exactly.
+NOT_SUPPORTED = (
+    ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),
+    ("max_time", (None,), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
+    ("val_check_interval", (None, 1.0), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
+)
+
+
+class CLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` with one configuration and one run directory."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.run: Run | None = None
+        self.segment: Segment | None = None
+        quiet()
+        super().__init__(
+            ImageClassifier,
+            DataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False, "prog": "reslightning"},
+            trainer_defaults={
+                "max_epochs": 164,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+            },
+            args=arrange(list(argv)),  # type: ignore[arg-type]  # readings, for parse_arguments
+        )
+
+    # -- options ---------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that are neither Lightning's, the model's nor the data's."""
+        parser.add_class_arguments(Wandb, "wandb")
+        for option, kind, default, text in (
+            ("--run_dir", str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
+            ("--output", str, None, "predict: the CSV file to write (default: in the run directory)"),
+            ("--checkpoint_minutes", NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
+        ):
+            parser.add_argument(option, type=kind, default=default, help=text)
+        text = "fit: start another run beside one of the same configuration"
+        parser.add_argument("--fresh", action="store_true", help=text)
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the first of a command line's readings that means the run directory it names."""
+        first = None
+        for reading in args:
+            self.subcommand = reading[0]
+            try:
+                self.config = parser.parse_args(reading)
+            except UserError as error:
+                raise UserError(explain(str(error), self._subcommand_parsers[self.subcommand], DATA_SETS)) from error
+            first = first or self.config
+            if len(args) == 1 or belongs_to(self._options.run_dir, yaml.safe_load(self._text())):
+                return
+        self.config = first
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let a checkpoint's options override the command line's."""
+
+    # -- what the command means ------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run that this command means; a finished one is shown and ends the command."""
+        config = self._options
+        self._refuse()
+        if self.subcommand != "predict":
+            check_allocation(devices(config.trainer), config.trainer.num_nodes)
+        if self.subcommand != "fit":
+            self._choose_weights()
+        elif not config.trainer.fast_dev_run:
+            self._choose_run()
+
+    def _refuse(self) -> None:
+        refuse_secrets(yaml.safe_load(self._text()))
+        for option, nothing, instead in NOT_SUPPORTED:
+            if self._options.trainer[option] not in nothing:
+                raise UserError(f"trainer.{option} is not supported: {instead}")
+
+    @property
+    def _options(self) -> Any:
+        return self.config[str(self.subcommand)]
+
+    def _text(self) -> str:
+        """Return the resolved configuration as YAML, without what only this command is about."""
+        config = self._options.clone()
+        for key in ("config", "run_dir", "fresh", "output"):
+            config.pop(key, None)
+        return self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
+
+    def _choose_run(self) -> None:
+        options, text = self._options, self._text()
+        if options.fresh and job_id():
+            raise UserError(
+                "--fresh inside a Slurm job would start another run at every requeue; give the new run's directory "
+                "as --run_dir, or use reslightning submit"
+            )
+        config = yaml.safe_load(text)
+        self.run = find_run(config, options.run_dir, options.config or [], fresh=options.fresh)
+        if self.run.summary.get("status") == "finished":
+            print(f"{self.run.directory}: nothing to do, --fresh would start another run beside it")
+            print("\n".join(result(self.run.summary)))
+            raise SystemExit(0)
+        minutes = options.checkpoint_minutes
+        self.segment = Segment(self.run, config, text, fresh=bool(options.fresh), checkpoint_minutes=minutes)
+
+    def _choose_weights(self) -> None:
+        config = self._options
+        self.given = yaml.safe_load(self._text())
+        weights = find_weights(str(self.subcommand), config.run_dir, config.ckpt_path, config.model.weights)
+        self.run, config.model.weights = weights
+        config.ckpt_path = None
+
+    # -- what is built -----------------------------------------------------------------------------
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with what every run has: rows, checkpoints, signals."""
+        config = self._get(self.config_init, "trainer")
+        loggers = [config.logger] if isinstance(config.logger, Logger) else config.logger
+        loggers = list(loggers) if isinstance(loggers, list) else []
+        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        plugins = [*plugins, AtomicCheckpointIO()]
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        given = config.callbacks or []
+        callbacks = list(given) if isinstance(given, list) else [given]
+        bar = config.enable_progress_bar is not False and sys.stdout.isatty()
+        if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(TQDMProgressBar())
+        checkpointing = False
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self._predictions()))
+        if self.segment:
+            loggers, checkpointing = [self.segment.csv, *loggers], True
+            callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
+        try:
+            return super().instantiate_trainer(
+                **kwargs,
+                logger=loggers or False,
+                plugins=plugins,
+                callbacks=callbacks,
+                enable_checkpointing=checkpointing,
+                enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the trainer does not take its options: {error}") from error
+
+    def _predictions(self) -> Path:
+        if self._options.output:
+            return Path(self._options.output).expanduser()
+        if self.run is None:
+            raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
+        return self.run.evaluations / "test-predictions.csv"
+
+    # -- what is done ------------------------------------------------------------------------------
+
+    def fit(self, model: ImageClassifier, datamodule: DataModule, ckpt_path: str | None = None, **_: Any) -> None:
+        """Train; a trial run (fast_dev_run) leaves no run directory."""
+        if self.segment:
+            wandb = self._get(self.config_init, "wandb")
+            self.segment.fit(self.trainer, model, datamodule, wandb, ckpt_path)
+        else:
+            check(datamodule, self.trainer)
+            self.trainer.fit(model, datamodule=datamodule)
+
+    def validate(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
+        """Evaluate the validation images."""
+        self._evaluate(model, datamodule, "val")
+
+    def test(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
+        """Evaluate the test images."""
+        self._evaluate(model, datamodule, "test")
+
+    def predict(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
+        """Write the test images' probabilities."""
+        prepare(datamodule)
+        self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
+
+    def _evaluate(self, model: ImageClassifier, data: DataModule, split: Literal["val", "test"]) -> None:
+        trained = load_config(self.run.config) if self.run else None
+        evaluate(
+            self.trainer,
+            model,
+            data,
+            split,
+            weights=self._options.model.weights,
+            run=self.run,
+            config=self.given,
+            trained=trained,
+        )
+
+
+def devices(trainer: Any) -> int:
+    """Return the number of devices on a node that a Trainer with these options would use."""
+    if isinstance(trainer.devices, list):
+        return len(trainer.devices)
+    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if str(trainer.devices) in ("auto", "-1"):
+        return torch.cuda.device_count() if on_gpu else 1
+    listed = [part for part in str(trainer.devices).split(",") if part]
+    return len(listed) if len(listed) > 1 or not listed[0].isdigit() else int(listed[0])
+
+
+def quiet() -> None:
+    """Silence what Lightning says and a run's own first lines say better, or what is by design."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for by_design in (
+        ".*does not have many workers.*",  # loaders move indices
+        ".*ended before the epoch ended and your dataloader is not resumable.*",  # the sampler is
+        ".*is smaller than the logging interval.*",  # rows are written per epoch
+        ".*LeafSpec.*",  # Lightning's own use of torch
+        ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
+        r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
+        ".*all_gather is deprecated.*",  # Lightning's own use of torch
+        ".*in eval mode at the start of training.*",  # frozen stages
+    ):
+        warnings.filterwarnings("ignore", message=by_design)

@@ -1,0 +1,132 @@
+"""What Slurm gave a job, and whether a training fits it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reslightning.errors import UserError
+
+# How Lightning tells an interactive shell, in which every task would train alone.
+INTERACTIVE_NAMES = ("bash", "interactive")
+
+
+def job_id() -> str | None:
+    """Return the job that this process belongs to, as ARRAY_TASK in a job array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def restarts() -> int:
+    """Return how often Slurm has restarted this job."""
+    return _number(os.environ.get("SLURM_RESTART_COUNT")) or 0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What Slurm gave a job.
+
+    Attributes:
+        name: the job's name.
+        nodes: the number of nodes.
+        tasks: tasks on each node, as asked for by the user or started by srun; empty if not asked for.
+        cpus: CPUs on the node that has fewest.
+        cpus_per_task: as asked for by the user.
+        gpus: GPUs on this node.
+        in_step: whether srun started this process.
+        batch: whether it is a batch job.
+    """
+
+    name: str
+    nodes: int
+    tasks: tuple[int, ...]
+    cpus: int
+    cpus_per_task: int | None
+    gpus: int
+    in_step: bool
+    batch: bool
+
+    @classmethod
+    def here(cls, environ: Mapping[str, str] = os.environ) -> Allocation | None:
+        """Return the allocation that this process runs in; None outside of a job."""
+        if not environ.get("SLURM_JOB_ID"):
+            return None
+        in_step = bool(environ.get("SLURM_STEP_ID")) and not _interactive_step(environ)
+        per_node = environ.get("SLURM_STEP_TASKS_PER_NODE" if in_step else "SLURM_TASKS_PER_NODE", "")
+        return cls(
+            name=environ.get("SLURM_JOB_NAME", ""),
+            nodes=_number(environ.get("SLURM_NNODES")) or 1,
+            tasks=_counts(per_node) if environ.get("SLURM_NTASKS") else (),
+            cpus=min(_counts(environ.get("SLURM_JOB_CPUS_PER_NODE", "")), default=1),
+            cpus_per_task=_number(environ.get("SLURM_CPUS_PER_TASK")),
+            gpus=_number(environ.get("SLURM_GPUS_ON_NODE")) or 0,
+            in_step=in_step,
+            batch=environ.get("ENVIRONMENT") == "BATCH",
+        )
+
+    def check_name(self) -> None:
+        """Refuse a name by which Lightning would take every task for a training of its own."""
+        if self.name in INTERACTIVE_NAMES and (self.batch or sum(self.tasks) > 1):
+            raise UserError(
+                f"the job is named {self.name!r}, and Lightning takes such a job for an interactive shell: each task "
+                "would train alone\nGive it another name: --job-name=resnet"
+            )
+
+
+def _interactive_step(environ: Mapping[str, str]) -> bool:
+    # salloc's own shell, or a task with a terminal, is a place to type commands in.
+    return (_number(environ.get("SLURM_STEP_ID")) or 0) >= 2**32 - 16
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Return Slurm's counts per node, "2(x2),1", as (2, 2, 1)."""
+    found: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        found += [int(count)] * int(times or 1)
+    return tuple(found)
+
+
+def check(devices: int, nodes: int) -> None:
+    """Refuse an allocation in which the processes would not add up to one training.
+
+    Args:
+        devices: the Trainer's devices on each node.
+        nodes: the Trainer's nodes.
+
+    Raises:
+        UserError: a task too many or too few; each process would train on its own part, or wait for ever.
+    """
+    given = Allocation.here()
+    if given is None:
+        return
+    given.check_name()
+    if given.name in INTERACTIVE_NAMES and nodes == 1:
+        return  # a shell, in which Lightning starts the processes itself
+    tasks, wanted = sum(given.tasks), devices * nodes
+    use = f"--nodes={nodes} --ntasks-per-node={devices}"
+    if not given.in_step:
+        if tasks > 1 or nodes > 1:
+            raise UserError(
+                f"the job has {max(tasks, nodes)} tasks, but this is one process that srun did not start: it would "
+                "wait for the others\nStart it with srun, use slurm/train.sh, or ask for one task: --nodes=1 --ntasks=1"
+            )
+        if tasks == 1 and devices > 1:
+            raise UserError(
+                f"the job has 1 task for {devices} devices: it would train on 1/{devices} of the data\n"
+                f"Use {use} and srun (slurm/train.sh does both), or --trainer.devices 1."
+            )
+        return
+    if tasks != wanted or given.tasks != (devices,) * nodes:
+        found = max(given.tasks)
+        even = given.tasks == (found,) * len(given.tasks)
+        instead = f", or --trainer.num_nodes {len(given.tasks)} --trainer.devices {found}" if even else ""
+        raise UserError(
+            f"{tasks} tasks ({', '.join(map(str, given.tasks))} on the nodes) do not match trainer.num_nodes={nodes} x "
+            f"trainer.devices={devices}\nUse {use}{instead}; slurm/train.sh derives them from the allocation."
+        )

@@ -1,0 +1,73 @@
+"""What a finished training leaves for the eye: its confusion matrix, and the images it got most wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from reslightning.data.base import DataModule
+from reslightning.files import write_atomically
+from reslightning.run import layout
+
+SHOWN, COLUMNS = 24, 6
+SIDE, CAPTION = 128, 34  # pixels of a picture, and of the words below it
+LETTERS = 20  # of a class's name
+
+
+class Findings(Callback):
+    """Leaves the findings of a training's last validation in its run directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / layout.EVALUATIONS
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write them, on the first process, which has the samples of all."""
+        samples = pl_module.samples
+        if trainer.is_global_zero and isinstance(samples, Tensor):
+            write_findings(samples, trainer.datamodule, self.folder)  # type: ignore[attr-defined]
+
+
+def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
+    """Write the confusion matrix, rows the classes, and a sheet of the worst validation images.
+
+    Args:
+        samples: [N, 5], the validation part's index, label, guess, the guess's probability, and loss.
+        data: the data module they are from.
+        folder: where the files go.
+    """
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / layout.CONFUSION, _confusion(samples, list(data.class_names)))
+    content = io.BytesIO()
+    _sheet(samples[samples[:, 4].argsort(descending=True)[:SHOWN]], data).save(content, "PNG")
+    write_atomically(folder / layout.WORST, content.getvalue())
+
+
+def _confusion(samples: Tensor, names: list[str]) -> str:
+    labels, guesses = samples[:, 1].long(), samples[:, 2].long()
+    counts = torch.bincount(labels * len(names) + guesses, minlength=len(names) ** 2).view(len(names), -1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *names])
+    writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+    return text.getvalue()
+
+
+def _sheet(samples: Tensor, data: DataModule) -> Image.Image:
+    names = list(data.class_names)
+    rows = -(-len(samples) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (SIDE + 8), rows * (SIDE + CAPTION + 8)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (index, label, guess, share, _) in enumerate(samples.tolist()):
+        left, top = number % COLUMNS * (SIDE + 8) + 4, number // COLUMNS * (SIDE + CAPTION + 8) + 4
+        picture = Image.fromarray(np.ascontiguousarray(data.picture("val", int(index))))
+        sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, top))
+        words = f"{names[int(label)][:LETTERS]}\ntaken for {names[int(guess)][: LETTERS - 7]} {100 * share:.0f} %"
+        draw.multiline_text((left, top + SIDE + 2), words, "black")
+    return sheet

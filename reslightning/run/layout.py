@@ -1,0 +1,9 @@
+"""The names of a run directory's files, once."""
+
+from __future__ import annotations
+
+CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
+EVALUATIONS, WANDB = "evaluations", "wandb"
+CONFUSION, WORST = "val-confusion.csv", "val-worst.png"  # in evaluations
+LOCK, MISTAKE = "lock", "mistake"

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, optimizers, one segment of a run and what watches it."""

@@ -1,0 +1,371 @@
+"""The LightningModule: loss, exact metrics and optimizer wiring around a network; no layers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from reslightning.data.base import DataModule
+from reslightning.data.progress import batches_per_epoch, evaluates_everything
+from reslightning.errors import TrainingError, UserError
+from reslightning.models.architectures import Shortcut, Version
+from reslightning.models.resnet import build_model
+from reslightning.models.weights import load_weights
+from reslightning.run.record import weights_file
+from reslightning.train.optim import Optim, Schedule, make_factor, make_optimizer
+
+TOP5_FROM = 6  # classes; of five, every guess is among the top five
+
+# What is summed over samples, and kept as float64: sums are exact where means of means are not.
+LOSS, TOP1, TOP5, COUNT, FIRST_BAD, NORM, STEPS = range(7)
+
+
+class ImageClassifier(LightningModule):
+    """Trains and evaluates a residual network, or its plain counterpart, as an image classifier.
+
+    Args:
+        arch: a network of `reslightning models`, or resnetD or plainD of any depth D = 6n + 2.
+        num_classes: outputs; the command line takes it from the data.
+        shortcut: A (no parameters), B (projection where the shape changes) or C (projections
+            everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
+        version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
+        zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
+        weights: torchvision:NAME, a run directory, a checkpoint or a state dict file to start from.
+        optim: the optimizer.
+        schedule: the learning rate's course.
+        label_smoothing: probability spread over all classes in training, in [0, 1).
+        ema_decay: evaluate an exponential moving average of the weights with this decay in (0, 1).
+        new_head: take all of ``weights`` but the final layer, which starts anew for other classes.
+        frozen_stages: stages that stay as they are, from the input on: 1 is the stem and layer1, 2 is layer2
+            too; none given means that all are trained.
+        test_flip: average the logits of an image and its mirror image in evaluations.
+        compile: compile the network with torch.compile.
+        channels_last: keep images and weights in channels-last memory order, faster with bf16.
+    """
+
+    def __init__(
+        self,
+        arch: str = "resnet20",
+        num_classes: int = 10,
+        shortcut: Shortcut | None = None,
+        version: Version | None = None,
+        zero_init_residual: bool = False,
+        weights: str | None = None,
+        optim: Optim = Optim(),  # noqa: B008 - frozen
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        new_head: bool | None = None,
+        frozen_stages: int | None = None,
+        test_flip: bool | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing={label_smoothing} is out of range; allowed: [0, 1)")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise UserError(f"model.ema_decay={ema_decay} is out of range; allowed: (0, 1)")
+        if new_head and weights is None:
+            raise UserError("model.new_head needs model.weights to take the rest from")
+        # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
+        self.optim = Optim(**optim) if isinstance(optim, dict) else optim
+        self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
+        self.save_hyperparameters(
+            {
+                "arch": arch,
+                "num_classes": num_classes,
+                "shortcut": shortcut,
+                "version": version,
+                "zero_init_residual": zero_init_residual,
+                "optim": asdict(self.optim),
+                "schedule": asdict(self.schedule),
+                "label_smoothing": label_smoothing,
+                "ema_decay": ema_decay,
+                "frozen_stages": frozen_stages,
+                "test_flip": test_flip,
+                "compile": compile,
+                "channels_last": channels_last,
+            },
+            logger=False,
+        )
+        self.arch, self.num_classes, self.label_smoothing = arch, num_classes, label_smoothing
+        self.test_flip = bool(test_flip)
+        self.ema_decay, self.compile_network, self.channels_last = ema_decay, compile, channels_last
+        self.model = build_model(
+            arch,
+            num_classes=num_classes,
+            shortcut=shortcut,
+            version=version,
+            zero_init_residual=zero_init_residual,
+        )
+        if weights is not None:
+            load_weights(self.model, weights_file(weights), arch, new_head=bool(new_head))
+        self._frozen = self._freeze(frozen_stages or 0)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        # The epoch's metrics by name, in full precision, for whoever writes them down.
+        self.metrics: dict[str, float] = {}
+        self._train_sums = _zeros(torch.device("cpu"))
+        self._eval_sums = _zeros(torch.device("cpu"))
+        # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
+        self.samples: Tensor | None = None
+        self._samples: list[Tensor] = []
+
+    def _freeze(self, stages: int) -> list[nn.Module]:
+        names: list[str] = self.model.stages  # type: ignore[assignment]
+        if not 0 <= stages <= len(names):
+            raise UserError(f"model.frozen_stages={stages} is out of range; allowed: 0 to {len(names)}")
+        stem = ["conv1", "bn1"] if stages else []
+        frozen = [getattr(self.model, name) for name in [*stem, *names[:stages]] if hasattr(self.model, name)]
+        for module in frozen:
+            module.requires_grad_(False).eval()
+        return frozen
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Switch to training; frozen stages keep the statistics of their batch normalisation, too."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the averaging of weights, if asked for."""
+        return [] if self.ema_decay is None else [EMAWeightAveraging(decay=self.ema_decay)]
+
+    def setup(self, stage: str) -> None:
+        """Compile the network in place, so that parameter names stay."""
+        if self.compile_network:
+            self.model.compile()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
+        images = images.to(self.dtype)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.model(images)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer, and the schedule updated at every step."""
+        data, trainer = self._data(), self.trainer
+        accumulated = trainer.accumulate_grad_batches
+        batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
+        self.factor = make_factor(self.schedule, -(-batches // accumulated), trainer.max_epochs or 0)
+        self.peak_lr = self.optim.peak(data.batch_size)
+        optimizer = make_optimizer(self.model, self.optim, self.peak_lr)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Bring the sums, new or from a checkpoint, to the device."""
+        self._train_sums = self._train_sums.to(self.device, _accumulator(self.device))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
+        images, labels, _ = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        with torch.no_grad():
+            hard = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixed image, what there is most of
+            _add(self._train_sums, loss.detach() * len(labels), logits, hard)
+            bad = torch.where(torch.isfinite(loss), torch.inf, float(self.trainer.global_step))
+            self._train_sums[FIRST_BAD] = torch.minimum(self._train_sums[FIRST_BAD], bad)
+        # On a GPU each look costs a wait for the device.
+        every = 1 if self.device.type == "cpu" else 50
+        if (batch_idx + 1) % every == 0:
+            self._check_finite()
+        return loss
+
+    def _check_finite(self) -> None:
+        first_bad = self._reduce(self._train_sums[FIRST_BAD], "min").item()
+        if first_bad != torch.inf:
+            raise TrainingError(
+                f"the training loss is not finite at epoch {self.trainer.current_epoch}, step {int(first_bad)}: "
+                f"{self.trainer.current_epoch} epochs are finished and the last checkpoint is from before it\n"
+                "Lower model.optim.lr, add model.schedule.warmup or trainer.gradient_clip_val, or use "
+                "trainer.precision bf16-mixed or 32-true."
+            )
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Add the length of the step's gradient, before it is clipped."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self._train_sums[NORM] += nn.utils.get_total_norm(gradients)
+        self._train_sums[STEPS] += 1
+
+    def on_train_epoch_end(self) -> None:
+        """Turn the epoch's sums over all processes into metrics."""
+        self._check_finite()
+        sums = self._reduce(self._train_sums, "sum").tolist()
+        self._train_sums = _zeros(self.device)
+        last = self.trainer.global_step - 1
+        self._report(
+            {
+                "train/loss": sums[LOSS] / sums[COUNT],
+                "train/top1": sums[TOP1] / sums[COUNT],
+                "lr": self.peak_lr * self.factor(last),
+                "grad_norm": sums[NORM] / sums[STEPS] if sums[STEPS] else math.nan,
+            }
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep every process's sums, so that an interrupted epoch's metrics stay exact.
+
+        A training that has failed is not kept: it could only fail again.
+        """
+        self._check_finite()
+        gathered = self.all_gather(self._train_sums)
+        assert isinstance(gathered, Tensor)
+        checkpoint["train_sums"] = gathered.reshape(-1, STEPS + 1).cpu()
+        checkpoint["class_names"] = list(self._data().class_names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take this process's sums back; at another world size the first takes them all."""
+        if not self.attached:
+            return
+        kept = checkpoint["train_sums"]
+        kept = F.pad(kept, (0, STEPS + 1 - kept.shape[1]))  # of an older version
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if len(kept) == world_size:
+            self._train_sums = kept[rank]
+        elif rank == 0:
+            self._train_sums = kept.sum(0)
+            self._train_sums[FIRST_BAD] = kept[:, FIRST_BAD].min()
+
+    # -- evaluation ----------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._eval_sums = _zeros(self.device)
+        self._samples = []
+
+    def on_test_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._eval_sums = _zeros(self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch's loss and hits to the sums."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch's loss and hits to the sums."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Turn the sums over all processes into metrics."""
+        self._finish_evaluation("val")
+        if self._keeps_samples:
+            self._gather_samples()
+
+    def on_test_epoch_end(self) -> None:
+        """Turn the sums over all processes into metrics."""
+        self._finish_evaluation("test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return sample indices [B], labels [B] and probabilities [B, num_classes]."""
+        images, labels, indices = batch
+        return {"index": indices, "label": labels, "probability": self.evaluated(images).softmax(1)}
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        images, labels, indices = batch
+        logits = self.evaluated(images)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        _add(self._eval_sums, losses.sum(), logits, labels)
+        if self._keeps_samples:
+            surest = logits.softmax(1).max(1)
+            self._samples.append(torch.stack([indices, labels, surest.indices, surest.values, losses], 1))
+
+    @property
+    def _keeps_samples(self) -> bool:
+        """Whether this is the validation behind a training's last epoch."""
+        trainer = self.trainer
+        last = trainer.state.fn == TrainerFn.FITTING and trainer.current_epoch + 1 == trainer.max_epochs
+        return last and evaluates_everything(trainer)
+
+    def _gather_samples(self) -> None:
+        """Bring the samples of all processes, which may have one more or less, to the first one."""
+        mine = torch.cat(self._samples).double().cpu()
+        parts = [mine]
+        if self.trainer.world_size > 1:
+            parts = [mine] * self.trainer.world_size
+            dist.all_gather_object(parts, mine)
+        everything = torch.cat(parts)
+        self.samples, self._samples = everything[everything[:, 0].argsort()], []
+
+    def evaluated(self, images: Tensor) -> Tensor:
+        """Map normalised images [B, 3, H, W] to the logits [B, num_classes] that an evaluation counts, float32."""
+        logits = self(images).float()
+        return (logits + self(images.flip(-1)).float()) / 2 if self.test_flip else logits
+
+    def protocol(self, data: DataModule) -> str:
+        """Return how images are evaluated, in a word: the data's part of it, and flip."""
+        return data.protocol + ("-flip" if self.test_flip else "")
+
+    def _finish_evaluation(self, split: str) -> None:
+        if self.trainer.sanity_checking:
+            return
+        sums = self._reduce(self._eval_sums, "sum").tolist()
+        count = round(sums[COUNT])
+        expected = self._data().n_samples("val" if split == "val" else "test")
+        if evaluates_everything(self.trainer) and count != expected:
+            raise TrainingError(f"the {split} part has {expected} samples, but {count} were evaluated")
+        metrics = {f"{split}/loss": sums[LOSS] / count, f"{split}/top1": sums[TOP1] / count}
+        if self.num_classes >= TOP5_FROM:
+            metrics[f"{split}/top5"] = sums[TOP5] / count
+        self._report(metrics | {f"{split}/n_samples": count})
+
+    # -- both ----------------------------------------------------------------------------------
+
+    def _report(self, metrics: dict[str, float]) -> None:
+        self.metrics.update(metrics)
+        # For callbacks that monitor a metric, and the progress bar; files get the full precision.
+        self.log_dict(metrics, logger=False)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a Trainer runs this module, which ``load_from_checkpoint`` does without."""
+        try:
+            return self.trainer is not None
+        except RuntimeError:
+            return False
+
+    def _reduce(self, value: Tensor, operation: str) -> Tensor:
+        reduced = self.trainer.strategy.reduce(value.clone(), reduce_op=operation)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def _data(self) -> DataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, DataModule):
+            raise UserError("ImageClassifier trains on a reslightning.data module: pass it as datamodule")
+        return data
+
+
+def _accumulator(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
+
+def _zeros(device: torch.device) -> Tensor:
+    sums = torch.zeros(STEPS + 1, dtype=_accumulator(device), device=device)
+    sums[FIRST_BAD] = torch.inf
+    return sums
+
+
+def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """Add a batch's summed loss and its hits to ``sums``, without waiting for the device."""
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = guesses == labels[:, None]
+    sums[LOSS] += loss
+    sums[TOP1] += hits[:, 0].sum()
+    sums[TOP5] += hits.sum()
+    sums[COUNT] += len(labels)

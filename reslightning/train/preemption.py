@@ -1,0 +1,130 @@
+"""Stopping without loss: one owner of every signal that asks a training to stop.
+
+A handler only notes the signal. At the next step or validation batch all processes agree, write
+the checkpoint together and leave; the same command goes on from there. For what gives no signal,
+a checkpoint is written now and then within an epoch, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+
+from reslightning.cluster.requeue import REQUEUE_SIGNALS
+from reslightning.data.progress import restart_validation
+from reslightning.errors import SIGNALS, Stopped, stop_at_once, stop_wanted
+
+RANK = 1000  # puts a signal that asks for a requeue before those that do not
+SAVE = 1  # only a checkpoint is due; less than any signal's number that is asked for
+
+
+class Preemption(Checkpoint):
+    """Saves and leaves when a signal asks for it, and saves when the last checkpoint is old.
+
+    It is a Checkpoint, so that it runs behind the averaging of weights and behind the Recorder.
+
+    Args:
+        save_last: writes the checkpoint; every process calls it.
+        interval: seconds between checkpoints, 0 for one at every step.
+    """
+
+    def __init__(self, save_last: Callable[[Trainer], None], interval: float) -> None:
+        self.save_last = save_last
+        self.interval = interval
+        self._signal = 0
+        self._saved = 0.0
+        self._group: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; Lightning installs its own handlers just before."""
+        owner = os.getpid()
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != owner:
+                return  # a forked loader worker's copy
+            if self._signal == number == signal.SIGINT:
+                stop_at_once(number)  # a second Ctrl-C does not wait
+            if self._signal not in REQUEUE_SIGNALS:  # the SIGTERM that follows must not undo the requeue
+                self._signal = number
+
+        for name in SIGNALS:
+            signal.signal(name, note)
+        self._signal = stop_wanted() or self._signal
+        self._saved = time.monotonic()
+        # GPUs need not wait for each other: the processes agree over the network.
+        self._group = dist.new_group(backend="gloo") if trainer.world_size > 1 else None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop behind an optimizer step; behind an epoch's last one, validation comes first."""
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not stepped or trainer.is_last_batch:
+            return
+        due = trainer.is_global_zero and time.monotonic() - self._saved >= self.interval
+        number = self._agreed(SAVE if due else 0)
+        if number == SAVE:
+            self.save_last(trainer)
+            self._saved = time.monotonic()
+        elif number:
+            self._stop(trainer, number)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before a validation, which the resumed run begins with."""
+        if not trainer.sanity_checking and (number := self._agreed()):
+            self._stop(trainer, number)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop within a validation, which the resumed run begins anew."""
+        loader = trainer.val_dataloaders
+        fewest = len(loader.dataset) // trainer.world_size // loader.batch_size  # type: ignore[union-attr]
+        # Processes may have one batch more or less; all agree after batches that all have.
+        if trainer.sanity_checking or batch_idx >= fewest:
+            return
+        if number := self._agreed():
+            # Averaged weights stand in for the trained ones during validation: put them back.
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)
+            self._stop(trainer, number)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop behind an epoch, which the Recorder has saved; the last one ends the run anyway."""
+        self._saved = time.monotonic()
+        if trainer.current_epoch + 1 != trainer.max_epochs and (number := self._agreed()):
+            raise Stopped(number)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint written during validation begin with it."""
+        if trainer.validating:
+            restart_validation(checkpoint)
+
+    def _agreed(self, wish: int = 0) -> int:
+        """Return the signal any process received, else the largest wish; every process calls it."""
+        if self._group is None:
+            return self._signal or wish
+        weight = RANK * (self._signal in REQUEUE_SIGNALS)
+        flag = torch.tensor([weight + (self._signal or wish)])
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+        return int(flag.item()) % RANK
+
+    def _stop(self, trainer: Trainer, number: int) -> None:
+        self.save_last(trainer)
+        raise Stopped(number)

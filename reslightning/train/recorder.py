@@ -1,0 +1,165 @@
+"""What an epoch leaves behind: a row of metrics, checkpoints, a summary, and one line to read."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from reslightning.errors import TrainingError
+from reslightning.run.directory import Run
+from reslightning.track.metrics_csv import MetricsCSV
+from reslightning.train.classifier import ImageClassifier
+from reslightning.train.throughput import Throughput
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left on the device, or in the user's quota
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under a temporary name, syncs and renames: a whole one, or the old one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the file.
+
+        Raises:
+            TrainingError: the file system or a quota is full.
+        """
+        target = Path(path)
+        content = io.BytesIO()  # first in memory, so that its size is known when a disk is full
+        torch.save(checkpoint, content)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                self.write(file, content.getbuffer())
+                self.sync(file)
+            self.rename(temporary, target)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            temporary.unlink(missing_ok=True)
+            needed, free = content.getbuffer().nbytes, shutil.disk_usage(target.parent).free
+            raise TrainingError(
+                f"no room for {target}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free "
+                f"({error.strerror})\nThe checkpoint from before is whole: make room, and the same command goes on."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write(self, file: BinaryIO, content: memoryview) -> None:
+        """Write a checkpoint's bytes."""
+        file.write(content)
+
+    def sync(self, file: BinaryIO) -> None:
+        """Bring them to the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def rename(self, temporary: Path, target: Path) -> None:
+        """Put the whole file in the old one's place, and that to the disk, too."""
+        temporary.replace(target)
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+class Recorder(Checkpoint):
+    """Writes an epoch's row, then last.ckpt, then summary.json; best.ckpt when validation improves.
+
+    One order on purpose: a checkpoint knows how many rows belong to it, and what lies behind them
+    is dropped and trained again when a killed run goes on.
+    """
+
+    def __init__(self, run: Run, csv: MetricsCSV, throughput: Throughput) -> None:
+        self.run = run
+        self.csv = csv
+        self.throughput = throughput
+        self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.continues = True  # False for a checkpoint of another run
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the last and best values and the number of rows."""
+        return {"metrics": self.last, "best": self.best, "rows": self.csv.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with them."""
+        if self.continues:
+            self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Write last.ckpt and the summary; every process calls it."""
+        trainer.save_checkpoint(self.run.last)
+        self._summarize(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that validate best."""
+        assert isinstance(pl_module, ImageClassifier)
+        metrics = pl_module.metrics
+        if trainer.sanity_checking or "val/top1" not in metrics:
+            return
+        if metrics["val/top1"] > self.best.get("val/top1", -1.0):
+            self.best = {name: value for name, value in metrics.items() if name.startswith("val/")}
+            self.best["epoch"] = trainer.current_epoch + 1
+            trainer.save_checkpoint(self.run.best)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down the epoch."""
+        assert isinstance(pl_module, ImageClassifier)
+        epoch = trainer.current_epoch + 1
+        samples = trainer.global_step * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        row = {"epoch": epoch, "samples": samples, **pl_module.metrics}
+        if pl_module.device.type == "cuda":
+            row["gpu_memory"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
+        pl_module.metrics = {}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        self.last = row
+        self.save_last(trainer)
+        pl_module.print(_line(row, trainer.max_epochs))
+        self._report_skipped(trainer, pl_module)
+
+    def _report_skipped(self, trainer: Trainer, module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not data.skips:
+            return
+        count = trainer.strategy.reduce(torch.tensor(len(data.skipped), device=module.device), reduce_op="sum")
+        if int(count):
+            names = ", ".join(sorted(set(data.skipped))[:3])
+            module.print(f"  {int(count)} corrupt images were replaced by the next ones{f': {names}' if names else ''}")
+        data.skipped.clear()
+
+    def _summarize(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            self.run.update(
+                metrics=self.last,
+                best=self.best,
+                epoch=self.last.get("epoch", 0),
+                global_step=trainer.global_step,
+                images_per_second=self.throughput.images_per_second,
+                data_wait=self.throughput.data_wait,
+            )
+
+
+def _line(row: dict[str, float], epochs: int | None) -> str:
+    text = f"epoch {row['epoch']}/{epochs}  train loss {row['train/loss']:.4f} top-1 error {_error(row, 'train/top1')}"
+    if "val/top1" in row:
+        text += f"  val loss {row['val/loss']:.4f} top-1 error {_error(row, 'val/top1')}"
+    if "val/top5" in row:
+        text += f" top-5 {_error(row, 'val/top5')}"
+    if "images_per_second" in row:
+        text += f"  {row['images_per_second']:,.0f} images/s"
+    return text
+
+
+def _error(row: dict[str, float], name: str) -> str:
+    return f"{100 * (1 - row[name]):.2f} %"

@@ -1,0 +1,87 @@
+"""Schedules at their boundaries, as functions; groups by kind of parameter."""
+
+import pytest
+
+from reslightning.errors import UserError
+from reslightning.models.resnet import build_model
+from reslightning.train.optim import Optim, Schedule, make_factor, make_optimizer
+
+
+def test_step_at_the_papers_iterations():
+    schedule = Schedule(name="step", milestones=[32000, 48000], unit="iterations")
+    factor = make_factor(schedule, 390, 164)
+    found = [factor(k) for k in (0, 31_999, 32_000, 47_999, 48_000)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_step_in_epochs_and_by_default():
+    assert make_factor(Schedule(milestones=[2]), 10, 4)(19) == 1
+    assert make_factor(Schedule(milestones=[2]), 10, 4)(20) == pytest.approx(0.1)
+    default = make_factor(Schedule(), 10, 4)
+    assert [default(k) for k in (19, 20, 29, 30)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_the_lectures_linear_decay():
+    factor = make_factor(Schedule(name="linear", tau=100, unit="iterations", final=0.01), 10, 20)
+    assert factor(0) == 1
+    assert factor(50) == pytest.approx(0.5 + 0.5 * 0.01)
+    assert factor(100) == factor(199) == pytest.approx(0.01)
+
+
+def test_cosine_and_one_cycle():
+    factor = make_factor(Schedule(name="cosine", final=0.1), 10, 10)
+    assert [factor(k) for k in (0, 50, 100)] == pytest.approx([1, 0.55, 0.1])
+    factor = make_factor(Schedule(name="one_cycle", peak=0.2), 10, 10)
+    assert [factor(k) for k in (0, 10, 20, 60, 100)] == pytest.approx([0.04, 0.52, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("name", ["step", "linear", "cosine", "one_cycle", "constant"])
+def test_warm_up_scales_any_schedule(name):
+    with_it, without = (make_factor(Schedule(name=name, warmup=w), 10, 10) for w in (2, 0))
+    assert [with_it(k) for k in (0, 9, 19, 20, 50)] == pytest.approx(
+        [without(0) / 20, without(9) / 2, without(19), without(20), without(50)]
+    )
+
+
+def test_norms_and_biases_without_decay():
+    model = build_model("resnet20")
+    groups = make_optimizer(model, Optim(decay_norm_and_bias=False)).param_groups
+    assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
+    assert all(p.ndim > 1 for p in groups[0]["params"])
+    assert len(groups[0]["params"]) == 20  # 19 convolutions and the linear layer
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert len(make_optimizer(model, Optim(name="adamw")).param_groups) == 1
+
+
+def test_rates_that_go_by_the_batch_and_by_the_layer():
+    optim = Optim(lr=0.1, lr_batch=256, body_lr=0.1)
+    assert [optim.peak(size) for size in (256, 1024)] == [0.1, 0.4]
+    model = build_model("resnet20")
+    groups = make_optimizer(model, optim, optim.peak(1024)).param_groups
+    assert [(group["lr"], len(group["params"])) for group in groups] == [(0.4, 2), (pytest.approx(0.04), 57)]
+    groups = make_optimizer(model, Optim(body_lr=0.5, decay_norm_and_bias=False)).param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (0.1, 1e-4),
+        (0.1, 0.0),
+        (0.05, 1e-4),
+        (0.05, 0.0),
+    ]
+    model.conv1.requires_grad_(False)
+    assert sum(len(group["params"]) for group in make_optimizer(model, Optim()).param_groups) == 58
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (lambda: Optim(lr=0), "model.optim.lr=0"),
+        (lambda: Optim(lr_batch=0), "model.optim.lr_batch=0"),
+        (lambda: Optim(body_lr=2.0), "model.optim.body_lr=2.0"),
+        (lambda: Optim(momentum=1), "momentum=1"),
+        (lambda: Optim(momentum=0, nesterov=True), "nesterov needs momentum"),
+        (lambda: Schedule(milestones=[3, 2]), "ascending"),
+        (lambda: Schedule(peak=1), "peak=1"),
+    ],
+)
+def test_values_out_of_range(options, said):
+    with pytest.raises(UserError, match=said):
+        options()
