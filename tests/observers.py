@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
+from reslightning.train import recorder
+
 
 class Note(Callback):
     """Append rank, epoch, step and sample indices of every trained batch to FILE.RANK."""
@@ -106,27 +108,38 @@ class Die(Callback):
         if self.rank:
             self._wrap(trainer.strategy, "save_checkpoint", self._die)
             return
-        steps = {"before": "write", "writing": "write", "syncing": "sync", "renaming": "rename", "renamed": "rename"}
-        self._wrap(trainer.strategy.checkpoint_io, steps[self.point], self._strike)
+        if self.point in ("before", "writing"):
+            self._wrap(recorder, "whole", self._write)
+        elif self.point == "syncing":
+            self._wrap(
+                os, "fsync", self._die, lambda handle: ".ckpt." in str(Path(f"/proc/self/fd/{handle}").readlink())
+            )
+        else:
+            self._wrap(Path, "replace", self._rename, lambda old, new: new.suffix == ".ckpt")
 
-    def _wrap(self, owner, name, strike):
+    def _wrap(self, owner, name, strike, concerns=lambda *_: True):
         real, calls = getattr(owner, name), [0]
 
         def wrapped(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == self.count:
+            calls[0] += concerns(*args)
+            if calls[0] == self.count and concerns(*args):
                 strike(real, *args)
             return real(*args, **kwargs)
 
         setattr(owner, name, wrapped)
 
-    def _strike(self, real, *args):
-        if self.point == "writing":
-            file, content = args
-            file.write(content[: int(len(content) * self.share)])
+    def _write(self, whole, path):
+        if self.point == "before":
+            self._die()
+        before = path.read_bytes() if path.exists() else bytes(100_000)
+        with whole(path) as file:
+            file.write(before[: int(len(before) * self.share)])
             file.flush()
+            self._die()
+
+    def _rename(self, replace, old, new):
         if self.point == "renamed":
-            real(*args)
+            replace(old, new)
         self._die()
 
     def _die(self, *_):

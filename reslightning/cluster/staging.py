@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reslightning.files import exclusive
+from reslightning.files import exclusive, sync
 
 SPARE = 1.05  # the share of the copy's size that must be free
 
@@ -116,7 +116,9 @@ def _copy(base: Path, entry: Path, source: Path, files: dict[str, tuple[int, int
             shutil.copystat(source.parent / name, target)  # an index is checked against the time
             if target.stat().st_size != size:
                 raise OSError(f"the copy of {name} has {target.stat().st_size:,} of {size:,} bytes")
+            sync(target)
         partial.rename(entry)
+        sync(base)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -27,7 +27,7 @@ from reslightning.data import decode
 from reslightning.data.indexing import SPLITS, stamp
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
-from reslightning.files import write_atomically
+from reslightning.files import whole, write_atomically
 
 SHARD = 2e9  # bytes of the source that make a tar
 MOST = 64  # tars of a split
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise UserError(f"cannot write to {args.dest}: {error.strerror}\nThe same command goes on.") from error
     finally:
-        for partial in args.dest.glob(".*.partial"):
+        for partial in args.dest.glob(".*.tmp"):
             partial.unlink(missing_ok=True)
     write_atomically(args.dest / SUMS, "".join(f"{done[s.name]['sha256']}  {s.name}\n" for s in shards))
     (args.dest / INDEX).unlink(missing_ok=True)
@@ -243,7 +243,7 @@ def _start(counter: Any) -> None:
 class _Hashing(io.RawIOBase):
     """Writes to a file, and keeps its checksum."""
 
-    def __init__(self, file: io.BufferedWriter) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
 
     def writable(self) -> bool:
@@ -257,9 +257,8 @@ class _Hashing(io.RawIOBase):
 
 def _pack_shard(source: Source, dest: Path, shard: Shard, resize: Resize) -> dict[str, Any]:
     """Write one tar under another name, sync and rename it, and return its record."""
-    partial = dest / f".{shard.name}.partial"
     labels = source.labels(shard.split)
-    with partial.open("wb") as file:
+    with whole(dest / shard.name) as file:
         hashing = _Hashing(file)
         # The same images make the same bytes: no times, no owners.
         with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.GNU_FORMAT) as archive:
@@ -274,9 +273,6 @@ def _pack_shard(source: Source, dest: Path, shard: Shard, resize: Resize) -> dic
                 archive.addfile(member, io.BytesIO(content))
                 with _counter.get_lock():
                     _counter.value += 1
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(dest / shard.name)
     return {
         "name": shard.name,
         "images": shard.stop - shard.start,

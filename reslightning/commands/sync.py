@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,6 +18,7 @@ from reslightning.commands import CommandParser
 from reslightning.errors import TrainingError, UserError
 from reslightning.run import layout
 from reslightning.run.record import RunRecord, find_runs
+from reslightning.run.summary import SegmentFacts
 from reslightning.track.wandb_runs import wandb_url
 
 SECONDS = 300.0
@@ -75,7 +75,7 @@ def _sync(directory: Path, seconds: float) -> tuple[str, str | None]:
     took along what its recording did not have yet, of one that was online the server alone knows what arrived, and one
     without W&B has none: of such a run the epochs that the server does not have are sent from metrics.csv.
     """
-    segments, recordings, record = list[dict[str, Any]](), offline_segments(directory), None
+    segments, recordings, record = list[SegmentFacts](), offline_segments(directory), None
     with contextlib.suppress(UserError):
         record = RunRecord.from_directory(directory)
         segments = record.summary.get("segments") or []

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from reslightning.errors import UserError, near_misses
 from reslightning.models.published import beside
@@ -42,7 +42,7 @@ def _epochs(run: RunRecord) -> str:
 
 
 def _fact(name: str) -> Callable[[RunRecord], Value]:
-    return lambda run: run.summary.get(name)
+    return lambda run: cast(Value, run.summary.get(name))
 
 
 # A column's name, and its value of a run: errors in percent, accuracies nowhere.

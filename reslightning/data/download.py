@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from reslightning.errors import UserError
+from reslightning.files import whole
 
 CHUNK = 1 << 20
 
@@ -26,26 +26,25 @@ def download(url: str, path: Path, checksum: str) -> None:
     """
     if path.is_file() and _matches(path, checksum):
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    algorithm, _, expected = checksum.partition(":")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=60) as response, whole(path) as file:
+            digest = hashlib.new(algorithm)
             while chunk := response.read(CHUNK):
                 file.write(chunk)
-        if not _matches(temporary, checksum):
-            raise UserError(
-                f"{url} is not the expected file: its {checksum.split(':')[0]} is not {checksum.split(':')[1]}; "
-                "try again, or fetch it by another way and check it"
-            )
-        temporary.replace(path)
+                digest.update(chunk)
+            if not digest.hexdigest().startswith(expected):
+                raise UserError(
+                    f"{url} is not the expected file: its {algorithm} is not {expected}; "
+                    "try again, or fetch it by another way and check it"
+                )
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error.strerror or error
         raise UserError(
             f"cannot download {url} to {path}: {reason}\nOn a machine with internet run `reslightning fetch`, "
             "then copy the folder here."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _matches(path: Path, checksum: str) -> bool:

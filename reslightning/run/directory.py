@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from reslightning.cluster.allocation import job_id
 from reslightning.errors import UserError
@@ -21,7 +21,7 @@ from reslightning.run import layout
 from reslightning.run.lock import Lock
 from reslightning.run.provenance import code_hash, code_version
 from reslightning.run.record import read_summary
-from reslightning.run.summary import FORMAT
+from reslightning.run.summary import FORMAT, SegmentFacts, Summary
 
 
 class Run:
@@ -35,7 +35,7 @@ class Run:
         self.best = self.checkpoints / layout.BEST
         self.metrics = directory / layout.METRICS
         self.evaluations = directory / layout.EVALUATIONS
-        self.summary: dict[str, Any] = read_summary(directory) or {}
+        self.summary: Summary = read_summary(directory) or {}
         self._mistake = directory / layout.MISTAKE
         self._lock = Lock(directory / layout.LOCK)
         self._started = time.monotonic()
@@ -77,7 +77,7 @@ class Run:
         moved = [part["to_step"] > part["from_step"] for part in self.summary.get("segments", [])]
         return moved[::-1].index(True) if any(moved) else len(moved)
 
-    def start(self, facts: Mapping[str, Any], *, world_size: int, step: int) -> None:
+    def start(self, facts: Summary, *, world_size: int, step: int) -> None:
         """Begin a segment: one stretch of training between a start and a stop."""
         segments = [*self.summary.get("segments", []), _segment(world_size, step)]
         run_id = self.summary.get("run_id") or secrets.token_hex(4)
@@ -100,7 +100,7 @@ class Run:
             return 0.0
         return max(time.time() - then, 0.0) / 60
 
-    def update(self, **fields: Any) -> None:
+    def update(self, **fields: Unpack[Summary]) -> None:
         """Write summary.json with these fields changed."""
         self.summary.update(fields)
         self.summary["heartbeat"] = _now()
@@ -142,7 +142,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _segment(world_size: int, step: int) -> dict[str, Any]:
+def _segment(world_size: int, step: int) -> SegmentFacts:
     commit, dirty = code_version()
     return {
         "started": _now(),

@@ -10,10 +10,12 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from reslightning.files import sync
+from reslightning.run.summary import Summary
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SNAPSHOT = "snapshot.json"  # beside a copy of the package: where it was copied from
@@ -44,7 +46,7 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def mixed_code(summary: Mapping[str, Any]) -> str | None:
+def mixed_code(summary: Summary) -> str | None:
     """Return a line that says which code a run's segments ran; None where it was the same."""
     ran: dict[str, dict[str, Any]] = {}
     for part in summary.get("segments") or []:
@@ -62,7 +64,7 @@ def mixed_code(summary: Mapping[str, Any]) -> str | None:
     return f"mixed code: {len(ran)} versions of reslightning trained this run: " + "; ".join(texts)
 
 
-def changed_code(summary: Mapping[str, Any]) -> str | None:
+def changed_code(summary: Summary) -> str | None:
     """Return a line where a run's last segment runs other code than trained until then."""
     *earlier, now = summary["segments"]
     trained = [part for part in earlier if part["to_step"] > part["from_step"]]
@@ -82,7 +84,10 @@ def snapshot(to: Path) -> None:
     if not (PACKAGE / "configs").is_dir():  # a checkout's lie beside the package
         shutil.copytree(PACKAGE.parent / "configs", partial / "configs")
     (partial / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}) + "\n")
+    for path in partial.rglob("*"):
+        sync(path)
     partial.rename(to)
+    sync(to.parent)
 
 
 def environment() -> dict[str, Any]:

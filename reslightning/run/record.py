@@ -6,27 +6,27 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
 from reslightning.run import layout
 from reslightning.run.lock import DEAD_AFTER
 from reslightning.run.provenance import mixed_code
-from reslightning.run.summary import fits, is_number
+from reslightning.run.summary import Summary, believe, is_number
 
 LOST_AFTER = 600.0  # seconds without a sign of life after which a running run without a lock is lost
 
 
-def read_summary(directory: Path) -> dict[str, Any] | None:
+def read_summary(directory: Path) -> Summary | None:
     """Return a run directory's summary.json; None where there is no whole one."""
     summary, whole = read_json(directory / layout.SUMMARY)
-    return summary if whole else None
+    return cast(Summary, summary) if whole else None
 
 
 @dataclass
@@ -45,7 +45,7 @@ class RunRecord:
 
     name: str
     source: str
-    summary: dict[str, Any]
+    summary: Summary
     history: list[dict[str, float]]
     problems: list[str] = field(default_factory=list)
     heartbeat: float | None = None
@@ -53,8 +53,8 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         """Drop, and name, what cannot be believed."""
-        for name in [name for name, value in self.summary.items() if not fits(name, value)]:
-            self.problems.append(f"its {name} is not what it should be: {str(self.summary.pop(name))[:40]!r}")
+        self.summary, lines = believe(self.summary)
+        self.problems += lines
         rows = {row["epoch"]: row for row in self.history if math.isfinite(row.get("epoch", math.nan))}
         self.history = [rows[epoch] for epoch in sorted(rows)]
 
@@ -65,7 +65,8 @@ class RunRecord:
         Raises:
             UserError: it holds no run of this package's.
         """
-        summary, whole = read_json(directory / layout.SUMMARY)
+        facts, whole = read_json(directory / layout.SUMMARY)
+        summary = cast(Summary, facts)
         rows, rows_whole = read_rows(directory / layout.METRICS)
         if not summary and not rows:
             raise UserError(f"{directory}: no summary.json and no metrics.csv of a run, or nothing whole in them")
@@ -166,7 +167,7 @@ def find_runs(path: Path) -> list[Path]:
     return found
 
 
-def _signs_of_life(directory: Path, summary: Mapping[str, Any]) -> tuple[float | None, bool]:
+def _signs_of_life(directory: Path, summary: Summary) -> tuple[float | None, bool]:
     """Return seconds since the last sign of life, and whether the lock is dead or gone."""
     ages = []
     with contextlib.suppress(KeyError, ValueError):

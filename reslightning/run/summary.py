@@ -1,32 +1,98 @@
-"""What summary.json says: every fact and its kind."""
+"""What summary.json says: every fact and its kind. All may be absent, since a run writes them as it learns them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints
 
 FORMAT = 1
 
-_OF_SEGMENTS = {"seconds", "world_size", "from_step", "to_step"}
-# What a fact of summary.json is, where it is there.
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("run_id", "identity", "status", "heartbeat", "group", "device"), str),
-    **dict.fromkeys(("arch", "shortcut", "version", "dataset", "protocol", "val_source"), str),
-    **dict.fromkeys(("epoch", "epochs", "global_step", "seconds", "world_size", "minutes_lost"), float),
-    **dict.fromkeys(("parameters", "multiply_adds", "images_per_second", "data_wait", "seed"), float),
-    **dict.fromkeys(("metrics", "best", "options", "n_samples"), dict),
-}
+
+class SegmentFacts(TypedDict, total=False):
+    """One segment of a run, a stretch of training between a start and a stop."""
+
+    started: str  # ISO 8601
+    job: str | None  # Slurm's, ARRAY_TASK in an array
+    host: str
+    world_size: int
+    from_step: int
+    to_step: int
+    seconds: float
+    commit: str | None
+    dirty: bool | None  # whether files differed from the commit
+    code: str | None  # what the package's modules contained
+    wandb: str  # how W&B recorded it: online or offline
+    recorded: bool  # whether that is whole
 
 
-def fits(name: str, value: Any) -> bool:
-    """Whether a fact of summary.json has the kind of value that it should have, or none."""
-    if value is None:
+class Summary(TypedDict, total=False):
+    """The facts of a run. Accuracies are fractions in [0, 1]."""
+
+    format: int
+    run_id: str
+    identity: str
+    status: str  # running, preempted, finished, failed
+    heartbeat: str  # ISO 8601: when this was written
+    command: str
+    # what is trained
+    arch: str
+    shortcut: str | None
+    version: str | None
+    parameters: int
+    multiply_adds: int  # of one image
+    dataset: str
+    classes: int
+    protocol: str
+    val_source: str  # held-out, test
+    n_samples: dict[str, int]  # train, val, test
+    epochs: int  # to train
+    seed: int
+    options: dict[str, Any]  # all that determine the result, dotted
+    # how far it is
+    epoch: int  # finished
+    global_step: int
+    metrics: dict[str, float]  # of the last epoch
+    best: dict[str, float]
+    # what it costs
+    images_per_second: float | None
+    data_wait: float | None  # share of training's time
+    seconds: float
+    minutes_lost: float
+    device: str
+    world_size: int
+    # where it runs
+    segments: list[SegmentFacts]
+    versions: dict[str, str]
+    environment: dict[str, Any]
+    group: str | None  # W&B's
+    tags: list[str]
+
+
+KINDS = {owner: get_type_hints(owner) for owner in (Summary, SegmentFacts)}
+
+
+def believe(facts: Mapping[str, Any]) -> tuple[Summary, list[str]]:
+    """Return what is of its kind, or null, of the facts that a file or a server gave, and a line for each other one."""
+    kinds = KINDS[Summary]
+    wrong = {name for name, value in facts.items() if value is not None and not _is(value, kinds.get(name, Any))}
+    lines = [f"its {name} is not what it should be: {str(facts[name])[:40]!r}" for name in facts if name in wrong]
+    return cast(Summary, {name: value for name, value in facts.items() if name not in wrong}), lines
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is Any:
         return True
-    if name == "segments":
-        return isinstance(value, list) and all(
-            isinstance(part, dict) and all(is_number(part[key]) for key in _OF_SEGMENTS & part.keys()) for part in value
-        )
-    kind = _KINDS.get(name, object)
-    return is_number(value) if kind is float else isinstance(value, kind)
+    if NoneType in get_args(kind):
+        return value is None or any(_is(value, part) for part in get_args(kind) if part is not NoneType)
+    if kind in KINDS:
+        kinds = KINDS[kind]
+        return isinstance(value, dict) and all(_is(value[name], kinds[name]) for name in kinds.keys() & value.keys())
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is(item, get_args(kind)[0]) for item in value)
+    if kind in (int, float):
+        return is_number(value)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def is_number(value: Any) -> bool:

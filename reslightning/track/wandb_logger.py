@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cluster.allocation import job_id
 from reslightning.run import layout
+from reslightning.run.summary import Summary
 from reslightning.track.wandb_runs import COST, wandb_url
 
 Mode = Literal["online", "offline", "disabled"]
@@ -235,13 +236,13 @@ def begin_wandb(
     return SafeWandbLogger(experiment=run)
 
 
-def wandb_config(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+def wandb_config(config: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
     """Return what W&B shows as a run's configuration: all options, and the facts of its summary."""
     facts = {name: value for name, value in summary.items() if name not in ("metrics", "best", "status")}
-    return {**config, "run": facts, "flops": 2 * facts.get("multiply_adds", 0)}
+    return {**config, "run": facts, "flops": 2 * summary.get("multiply_adds", 0)}
 
 
-def wandb_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+def wandb_summary(summary: Summary) -> dict[str, Any]:
     """Return what W&B shows as a run's result: last and best values, and its cost."""
     metrics, best = summary.get("metrics") or {}, summary.get("best") or {}
     return {

@@ -11,12 +11,13 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
 from reslightning.errors import UserError
 from reslightning.run.record import RunRecord
+from reslightning.run.summary import Summary
 
 # W&B's states of a run that say more than the status that it was left with: it may have been requeued since.
 STATES = {"running": "running", "crashed": "lost", "pending": "preempted", "preempting": "preempted"}
@@ -86,7 +87,7 @@ def _record(run: Any, history: Iterable[Mapping[str, Any]]) -> RunRecord:
     return RunRecord(
         run.name or run.id,
         f"wandb:{'/'.join(run.path)}",
-        {**facts, "run_id": run.id, "status": STATES.get(run.state, left), "group": run.group},
+        cast(Summary, {**facts, "run_id": run.id, "status": STATES.get(run.state, left), "group": run.group}),
         _epochs(history),
         problems,
         _age(getattr(run, "heartbeat_at", None)),

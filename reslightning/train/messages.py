@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -16,6 +14,7 @@ from reslightning.data.progress import syncs_batchnorm
 from reslightning.models.architectures import cost, resolve_options
 from reslightning.models.published import beside
 from reslightning.run.provenance import mixed_code
+from reslightning.run.summary import Summary
 from reslightning.train.classifier import ImageClassifier
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
@@ -107,7 +106,7 @@ def verdict(waited: float | None, workers: int, cpus: int) -> str:
     return f"data       loader-bound: {text}; {advice}"
 
 
-def result(summary: Mapping[str, Any]) -> list[str]:
+def result(summary: Summary) -> list[str]:
     """Return lines that say what came out of a finished run, from its summary alone."""
     seconds = timedelta(seconds=round(summary["seconds"]))
     lines = [f"finished: {summary['epoch']} epochs, {summary['global_step']} steps in {seconds}"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from reslightning.errors import TrainingError
+from reslightning.files import whole
 from reslightning.run.directory import Run
 from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.train.classifier import ImageClassifier
@@ -24,7 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left on the device, or in the use
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name, syncs and renames: a whole one, or the old one."""
+    """Writes a whole checkpoint, or leaves the old one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the file.
@@ -35,41 +35,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         content = io.BytesIO()  # first in memory, so that its size is known when a disk is full
         torch.save(checkpoint, content)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
-                self.write(file, content.getbuffer())
-                self.sync(file)
-            self.rename(temporary, target)
+            with whole(target) as file:
+                file.write(content.getbuffer())
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            temporary.unlink(missing_ok=True)
             needed, free = content.getbuffer().nbytes, shutil.disk_usage(target.parent).free
             raise TrainingError(
                 f"no room for {target}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free "
                 f"({error.strerror})\nThe checkpoint from before is whole: make room, and the same command goes on."
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def write(self, file: BinaryIO, content: memoryview) -> None:
-        """Write a checkpoint's bytes."""
-        file.write(content)
-
-    def sync(self, file: BinaryIO) -> None:
-        """Bring them to the disk."""
-        file.flush()
-        os.fsync(file.fileno())
-
-    def rename(self, temporary: Path, target: Path) -> None:
-        """Put the whole file in the old one's place, and that to the disk, too."""
-        temporary.replace(target)
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 class Recorder(Checkpoint):
@@ -143,7 +119,7 @@ class Recorder(Checkpoint):
             self.run.update(
                 metrics=self.last,
                 best=self.best,
-                epoch=self.last.get("epoch", 0),
+                epoch=int(self.last.get("epoch", 0)),
                 global_step=trainer.global_step,
                 images_per_second=self.throughput.images_per_second,
                 data_wait=self.throughput.data_wait,

@@ -21,6 +21,7 @@ from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.run.directory import Run
 from reslightning.run.identity import determining, identity
 from reslightning.run.provenance import changed_code, environment, versions
+from reslightning.run.summary import Summary
 from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
 from reslightning.train.classifier import ImageClassifier
@@ -149,10 +150,15 @@ class Segment:
         self.csv.keep(self.state.get("rows", 0))
         write_atomically(self.run.config, self.config_text)
         # What counts is the checkpoint: a killed run's summary may be from before it.
-        reached = {"epoch": epoch, "global_step": step, **{key: self.state.get(key, {}) for key in ("metrics", "best")}}
+        reached: Summary = {
+            "epoch": epoch,
+            "global_step": step,
+            "metrics": self.state.get("metrics", {}),
+            "best": self.state.get("best", {}),
+        }
         before = (self.run.summary.get("segments") or [{}])[-1].get("world_size", trainer.world_size)
         wandb = wandb.in_job(self.run.summary.get("group"))
-        own = {"device": trainer.strategy.root_device.type, "group": wandb.group, "tags": wandb.tags}
+        own: Summary = {"device": trainer.strategy.root_device.type, "group": wandb.group, "tags": wandb.tags}
         self.run.start(_facts(self.config, model, data) | reached | own, world_size=trainer.world_size, step=step)
         begun()
         mode = wandb.resolved_mode()
@@ -252,7 +258,7 @@ def check(data: DataModule, trainer: Trainer) -> None:
         data.check_evaluation("val", trainer.world_size)
 
 
-def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> dict[str, Any]:
+def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> Summary:
     parameters, multiply_adds = run_cost(model, data)
     return {
         "identity": identity(config),

@@ -40,6 +40,23 @@ def test_a_live_holder_is_named_and_a_dead_one_is_taken_over(tmp_path):
     assert not lock.exists()
 
 
+def test_a_live_holder_of_an_older_version_is_refused_too(tmp_path):
+    """It holds the file by lockf, which flock does not see."""
+    lock = tmp_path / "lock"
+    held = "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True)"
+    lock.touch()
+    holder = subprocess.Popen([sys.executable, "-c", f"{held}; time.sleep(60)", str(lock)], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    lock.write_text(json.dumps({"host": os.uname().nodename, "pid": holder.pid, "job": None}))
+    with pytest.raises(UserError, match=f"process {holder.pid} on {os.uname().nodename}"):
+        Lock(lock).acquire()
+    holder.kill()
+    holder.communicate()
+    mine = Lock(lock)
+    mine.acquire()
+    mine.release()
+
+
 def test_a_holder_on_another_host_lives_while_it_shows_signs_of_life(tmp_path):
     lock = tmp_path / "lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17_3"}))
