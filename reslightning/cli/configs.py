@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ def arrange(argv: list[str]) -> list[list[str]]:
     directory it names, then with that of its data set: the first that means that run is meant.
     """
     command, configs, flags = argv[0], list[str](), list[str]()
-    rest = iter(argv[1:])
+    rest = iter(underscored(argv[1:]))
     for argument in rest:
         if argument in ("-c", "--config"):
             configs.append(next(rest, ""))
@@ -28,8 +30,8 @@ def arrange(argv: list[str]) -> list[list[str]]:
             flags.append(argument)
     choices = [configs]
     if not configs and not {"-h", "--help"} & set(flags):
-        run_dir = _value(flags, "run_dir")
-        data = _value(flags, "data") or _value(flags, "data.class_path") or "Digits"
+        run_dir = value_of(flags, "run_dir")
+        data = value_of(flags, "data") or value_of(flags, "data.class_path") or "Digits"
         name = data.rpartition(".")[2].lower()
         own = Path(run_dir).expanduser() / layout.CONFIG if run_dir else None
         choices = [[str(own)]] if own and own.is_file() else []
@@ -41,7 +43,12 @@ def arrange(argv: list[str]) -> list[list[str]]:
     ]
 
 
-def _value(flags: list[str], option: str) -> str | None:
+def underscored(words: Sequence[str]) -> list[str]:
+    """Return a command line whose options have underscores where they were written with dashes."""
+    return [re.sub(r"^--[A-Za-z][^=]*", lambda option: "--" + option[0][2:].replace("-", "_"), word) for word in words]
+
+
+def value_of(flags: list[str], option: str) -> str | None:
     """Return the last value that is given for an option."""
     value = None
     for position, flag in enumerate(flags):

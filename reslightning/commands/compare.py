@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+
+from jsonargparse import Namespace
 
 from reslightning.commands import CommandParser
 from reslightning.compare.columns import COLUMNS, DEFAULT, Filter, column, differing, select, usual_columns
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> int:
         at = words.index("--sort")
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
     args = _parser().parse_args(words)
+    args.by, args.columns = _names(args.by), _names(args.columns)
     if args.plot:
         check_suffix(args.plot)
     records, notes = _records(args)
@@ -87,8 +89,8 @@ def _draw(args: Namespace, parts: list[Part], columns: list[str]) -> list[str]:
     return notes
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 def _parser() -> CommandParser:
@@ -100,13 +102,13 @@ def _parser() -> CommandParser:
     text = "run directories, folders of them, or wandb:ENTITY/PROJECT (default: runs)"
     add("runs", nargs="*", default=["runs"], metavar="RUN", help=text)
     text = "one row for all runs of a value, arch or options, several with commas: mean and deviation over them"
-    add("--by", metavar="KEY", type=_names, help=text)
+    add("--by", metavar="KEY", help=text)
     add("--diff", action="store_true", help="the options in which the runs differ, instead of the usual columns")
     text = "runs of which it holds, also with !=, < and >: 'top1<9' arch=resnet20"
     add("--filter", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
     add("--sort", default="top1", metavar="COLUMN", help="what rows are ordered by; -COLUMN for the largest first")
     text = f"columns, also any option (default: {','.join(DEFAULT)}; more: {_more()})"
-    add("--columns", metavar="A,B", type=_names, help=text)
+    add("--columns", metavar="A,B", help=text)
     add("--format", choices=FORMATS, default="table", help="of the tables (default: table)")
     add("--plot", type=Path, metavar="FILE", help="curves as .png, .svg or .pdf: training thin, validation bold")
     add("--log", action="store_true", help="the figure's errors on a logarithmic axis")

@@ -8,10 +8,11 @@ import re
 import shutil
 import subprocess
 import time
-from argparse import Namespace
 from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from jsonargparse import Namespace
 
 from reslightning.cluster.allocation import INTERACTIVE_NAMES, Allocation
 from reslightning.cluster.launch import Plan
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
         description="Check this machine, or the Slurm job it runs in, before time is spent on training.",
     )
     parser.add_argument(
-        "--run-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (default: runs)"
+        "--run_dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (default: runs)"
     )
     parser.add_argument(
         "--data",
@@ -49,9 +50,9 @@ def main(argv: list[str]) -> int:
         metavar="DIR",
         help="the data's folder or file",
     )
-    parser.add_argument("--stage-to", type=Path, metavar="DIR", help="the node's own storage, as data.stage_to")
+    parser.add_argument("--stage_to", type=Path, metavar="DIR", help="the node's own storage, as data.stage_to")
     parser.add_argument("--devices", type=int, metavar="N", help="trainer.devices, if not the allocation's")
-    parser.add_argument("--num-nodes", type=int, metavar="N", help="trainer.num_nodes, if not the allocation's")
+    parser.add_argument("--num_nodes", type=int, metavar="N", help="trainer.num_nodes, if not the allocation's")
     parser.add_argument("--full", action="store_true", help="import torch, and let it say which devices it sees")
     args = parser.parse_args(argv[1:])
     worst = OK

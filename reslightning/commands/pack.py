@@ -22,7 +22,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from reslightning.commands import CommandParser
+from reslightning.commands import CommandParser, PositiveInt, restricted_number_type
 from reslightning.data import decode
 from reslightning.data.indexing import SPLITS, stamp
 from reslightning.data.sources import INDEX, Source
@@ -32,6 +32,7 @@ from reslightning.files import whole, write_atomically
 SHARD = 2e9  # bytes of the source that make a tar
 MOST = 64  # tars of a split
 RECORD = "pack.json"  # what the tars were made of, and their checksums
+Quality = restricted_number_type("Quality", int, [(">=", 1), ("<=", 100)], docstring="a whole number, 1 to 100")
 SUMS = "SHA256SUMS"  # the checksums, for sha256sum --check
 
 
@@ -116,31 +117,19 @@ def _parser() -> CommandParser:
     add("source", type=Path, help="a tree of train/CLASS/FILE and val/, the official ImageNet tars' folder, or a tar")
     add("dest", type=Path, help="the folder for the tars")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--max-side", type=_count, metavar="N", help="scale the longer side down to N pixels")
-    size.add_argument("--short-side", type=_count, metavar="N", help="scale the shorter side down to N pixels")
+    size.add_argument("--max_side", type=PositiveInt, metavar="N", help="scale the longer side down to N pixels")
+    size.add_argument("--short_side", type=PositiveInt, metavar="N", help="scale the shorter side down to N pixels")
     add(
         "--quality",
-        type=_quality,
+        type=Quality,
         default=90,
         metavar="Q",
         help="JPEG quality of what is scaled, 1 to 100 (default: 90)",
     )
     cpus = len(os.sched_getaffinity(0))
-    add("--workers", type=_count, default=cpus, metavar="N", help=f"processes (default: the CPUs, here {cpus})")
-    add("--index-dir", type=Path, metavar="DIR", help="where the source's index goes if not beside it")
+    add("--workers", type=PositiveInt, default=cpus, metavar="N", help=f"processes (default: the CPUs, here {cpus})")
+    add("--index_dir", type=Path, metavar="DIR", help="where the source's index goes if not beside it")
     return parser
-
-
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-def _quality(text: str) -> int:
-    if not 1 <= (number := int(text)) <= 100:
-        raise ValueError
-    return number
 
 
 def _shards(source: Source) -> list[Shard]:

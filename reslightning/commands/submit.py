@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsonargparse import Namespace
+
 from reslightning.cli.options import check_options
-from reslightning.commands import CommandParser
+from reslightning.commands import CommandParser, PositiveInt
 from reslightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,29 +102,22 @@ def _parser() -> CommandParser:
         description="Queue trainings on Slurm: reslightning submit [OPTIONS] -- fit -c CONFIG ...",
     )
     add = parser.add_argument
-    add("--nodes", type=_count, default=1, metavar="N", help="nodes (default: 1)")
+    add("--nodes", type=PositiveInt, default=1, metavar="N", help="nodes (default: 1)")
     add("--gpus", metavar="N", help="GPUs on each node, 4 or a100:4; one task for each (default: a task on CPUs)")
     add("--cpus", metavar="N", help="CPUs for each task")
     for option, text in SHORT.items():
         add(f"--{option}", metavar=option.upper(), help=text)
     add("--site", type=Path, metavar="FILE", help="take defaults from a site's file, slurm/sites/sol.env")
     add("--sbatch", nargs="+", default=[], metavar="KEY=VALUE", help="other options of sbatch: constraint=a100_80")
-    add("--segments", type=_count, default=1, metavar="N", help="a chain of N jobs of the same run, none requeued")
+    add("--segments", type=PositiveInt, default=1, metavar="N", help="a chain of N jobs of the same run, none requeued")
     add("--grid", nargs="+", default=[], metavar="KEY=A,B", help="a run for every combination, as a job array")
-    add("--array-parallelism", type=_count, metavar="N", help="runs of a grid at a time (default: all)")
+    add("--array_parallelism", type=PositiveInt, metavar="N", help="runs of a grid at a time (default: all)")
     add("--name", help="the jobs' name (default: the command's own; jobs of one name follow each other)")
     add("--logs", type=Path, default=Path("submitted"), metavar="DIR", help="scripts and output (default: submitted)")
     add("--snapshot", action="store_true", help="run the code as it is now, whatever is edited later")
-    add("--dry-run", action="store_true", help="print the sbatch script; check only that configs and options exist")
+    add("--dry_run", action="store_true", help="print the sbatch script; check only that configs and options exist")
     add("--local", action="store_true", help="train here instead, one run after the other")
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def _request(args: Namespace) -> Request:

@@ -82,7 +82,7 @@ def test_cells():
         ("submit --sbatch exclusive -- fit", "is not KEY=VALUE"),
         ("submit --gpus many -- fit", "no number of devices"),
         ("submit --site nowhere.env -- fit", "cannot use the site's file nowhere.env"),
-        ("submit --nodes 0 -- fit", "--nodes: invalid"),
+        ("submit --nodes 0 -- fit", "--nodes=0 is not allowed; allowed: a whole number, 1 or more"),
         ("submit -- fit --model.arch resnet9", "resnet9"),
         ("submit --nodes 3 -- fit", "not divisible by 3 devices"),
         ("submit --grid seed_everything=0,1 -- fit --run_dir x", "share a directory"),
