@@ -10,7 +10,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,20 +78,19 @@ def read_rows(path: Path) -> tuple[list[dict[str, float]], bool]:
     try:
         names = next(reader, [])
         for cells in reader:
-            values = [_number(cell) for cell in cells]
-            if len(cells) != len(names) or None in values:
-                return rows, False
-            rows.append({n: v for n, v, cell in zip(names, values, cells, strict=True) if cell and v is not None})
-    except csv.Error:  # a cell of more letters than a number has
+            rows.append({name: float(cell) for name, cell in zip(names, cells, strict=True) if cell})
+    except (ValueError, csv.Error):  # another number of cells, or one that is no number, or longer than any
         return rows, False
     return rows, len(whole) == len(lines)
 
 
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell) if cell else math.nan
-    except ValueError:
-        return None
+def finite(value: Any) -> Any:
+    """Return a value with what JSON cannot say, not a number and infinity, as None, however deep it lies."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

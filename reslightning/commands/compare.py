@@ -12,10 +12,11 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from reslightning.commands import CommandParser
-from reslightning.compare.columns import COLUMNS, DEFAULT, Filter, column, differing, select, usual_columns
+from reslightning.compare.columns import COLUMNS, DEFAULT, RUNS, Column, column, differing, usual_columns
 from reslightning.compare.figures import check_suffix, curves, plot
-from reslightning.compare.groups import Part, grouped, sections
-from reslightning.compare.tables import FORMATS, headed, order, render, value_of
+from reslightning.compare.filters import Filter, select
+from reslightning.compare.groups import Table, grouped, sections
+from reslightning.compare.tables import FORMATS, headed, order, render
 from reslightning.errors import UserError
 from reslightning.run.record import RunRecord, find_runs
 
@@ -38,53 +39,65 @@ def main(argv: list[str]) -> int:
     if not shown:
         raise UserError(f"none of the {len(records)} runs is left by the filters: {' '.join(args.filter)}")
     notes += [f"{run.source}: {problem}" for run in shown for problem in run.problems]
-    names, by = args.columns or (["run", "top1"] if args.diff else usual_columns(shown)), args.by or []
-    for name in sorted({*names, *by, args.sort.removeprefix("-")} - {"n"}):  # which is a row's, not a run's
-        column(name, keys)
+    names = args.columns or (["run", "top1"] if args.diff else usual_columns(shown))
     if args.diff:
         different = [key for key in differing(shown) if key not in names]
         names += different
         notes += [] if different else ["the runs' options are the same"]
-    parts = [
-        (section.title, order(grouped(section, by, keys), args.sort if section.ranked else "run"))
-        for section in sections(shown)
-    ]
-    columns, left_out = headed(names, by), list[str]()
+    keyed, sort = args.by or [], args.sort.removeprefix("-")
+    asked = {*keyed, *({*names, sort} - {RUNS.name})}
+    known = {RUNS.name: RUNS} | {name: column(name, keys) for name in sorted(asked)}
+    by = [known[name] for name in keyed]
+    tables = _tables(shown, by, known[sort], largest_first=sort != args.sort)
+    columns, left_out = headed([known[name] for name in names], by), list[Column]()
     if not args.columns:
-        columns, left_out = _worth_showing(parts, columns, len(by) + 3, args.format)
-    notes += [f"left out for the terminal's width: {', '.join(left_out)} (--columns chooses)"] if left_out else []
-    print(render(parts, columns, args.format))
+        columns, left_out = _worth_showing(tables, columns, len(by) + 3, args.format)
+    if left_out:
+        narrow = ", ".join(column.name for column in left_out)
+        notes.append(f"left out for the terminal's width: {narrow} (--columns chooses)")
+    print(render(tables, columns, args.format))
     if args.format in ("csv", "json"):  # the other formats have room for it
-        notes += [note for _, groups in parts for group in groups for note in group.notes]
+        notes += [note for table in tables for group in table.groups for note in group.notes]
     if args.plot or args.html:
-        notes += _draw(args, parts, [*columns, *left_out])
+        notes += _draw(args, tables, [*columns, *left_out])
     for note in notes:
         print(note, file=sys.stderr)
     return 0
 
 
-def _worth_showing(parts: list[Part], columns: list[str], least: int, style: str) -> tuple[list[str], list[str]]:
+def _tables(runs: list[RunRecord], by: list[Column], sort: Column, *, largest_first: bool) -> list[Table]:
+    """Return a table for each section, in order; those that are not ranked by name."""
+    tables = []
+    for section in sections(runs):
+        place, down = (sort, largest_first) if section.ranked else (COLUMNS["run"], False)
+        tables.append(Table(section.title, order(grouped(section, by), place, largest_first=down)))
+    return tables
+
+
+def _worth_showing(
+    tables: list[Table], columns: list[Column], least: int, style: str
+) -> tuple[list[Column], list[Column]]:
     """Return the columns that any row has a value in, and those of them that a terminal has no room for."""
-    groups = [group for _, groups in parts for group in groups]
-    kept = [name for name in columns if any(value_of(group, name) not in (None, "") for group in groups)]
+    groups = [group for table in tables for group in table.groups]
+    kept = [column for column in columns if any(group.value(column) not in (None, "") for group in groups)]
     if style != "table" or not sys.stdout.isatty():
         return kept, []
     width = shutil.get_terminal_size().columns
-    rules = [line.split("  ") for line in render(parts, kept, style).splitlines() if line.startswith("--")]
+    rules = [line.split("  ") for line in render(tables, kept, style).splitlines() if line.startswith("--")]
     room = min(sum(end <= width + 2 for end in accumulate(len(part) + 2 for part in rule)) for rule in rules)
     return kept[: max(room, least)], kept[max(room, least) :]
 
 
-def _draw(args: Namespace, parts: list[Part], columns: list[str]) -> list[str]:
+def _draw(args: Namespace, tables: list[Table], columns: list[Column]) -> list[str]:
     """Write figure and page, and return what there is to say of them."""
-    lines, notes = curves(parts, args.over)
+    lines, notes = curves(tables, args.over)
     if args.plot:
         plot(lines, args.plot, log=args.log, over=args.over)
         notes.append(f"figure written to {args.plot}")
     if args.html:
         from reslightning.compare.report import write_report
 
-        write_report(parts, lines, args.html, columns, args.over)
+        write_report(tables, lines, args.html, columns, args.over)
         notes.append(f"report written to {args.html}")
     return notes
 

@@ -1,39 +1,104 @@
-"""What is known of a run: columns, filters on them, and the options in which runs differ; without torch."""
+"""What is known of a run, a column a row: its value, title, format, and what it is over several; without torch."""
 
 from __future__ import annotations
 
-import math
-import operator
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from enum import Enum, auto
+from typing import cast
 
 from reslightning.errors import UserError, near_misses
-from reslightning.models.published import beside
+from reslightning.models.published import Published, beside
 from reslightning.run.record import RunRecord
+from reslightning.run.summary import error_percent
 
 Value = str | float | int | None
 
 
+class Over(Enum):
+    """What a column is over several runs."""
+
+    MEAN = auto()  # mean, deviation and the mean's interval
+    COST = auto()  # mean and deviation
+    EACH = auto()  # what they have in common, else all that there is: words and whole numbers
+    SHARED = auto()  # what they have in common, else nothing
+    NAME = auto()  # what they are called together
+    COUNT = auto()  # how many they are
+
+
+def number(value: float) -> str:
+    """Return a number as it is, a fraction with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def percent(value: float) -> str:
+    """Return 9.5 as 9.50."""
+    return f"{value:.2f}"
+
+
+def signed_percent(value: float) -> str:
+    """Return 9.5 as +9.50."""
+    return f"{value:+.2f}"
+
+
+def thousands(value: float) -> str:
+    """Return 1234.5 as 1,234."""
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as hours, minutes and seconds, from a hundred hours on as days."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours < 100 else f"{hours // 24} days"
+
+
+def magnitude(value: float) -> str:
+    """Return 269722 as 270 k, with M and G for what is larger."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One thing that is known of a run.
+
+    Attributes:
+        name: what ``--columns``, ``--by``, ``--sort`` and ``--filter`` call it.
+        value: its value of a run: errors in percent, accuracies nowhere; None where a run has none.
+        over: what it is over several runs.
+        title: its heading in tables to read; None is the name.
+        format: a finite number as people read it; text stands as it is.
+        usual: whether it is shown where nobody chooses.
+    """
+
+    name: str
+    value: Callable[[RunRecord], Value]
+    over: Over
+    title: str | None = None
+    format: Callable[[float], str] = number
+    usual: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Its title, or its name without one."""
+        return self.title or self.name
+
+
 def _error(row: Mapping[str, float], name: str) -> float | None:
     value = row.get(name)
-    return None if value is None else 100 * (1 - value)
+    return None if value is None else error_percent(value)
 
 
-def _published(run: RunRecord) -> float | None:
-    row = beside(run.summary, run.validated.get("val/n_samples"))
-    return row.top1 if row else None
+def _published(run: RunRecord) -> Published | None:
+    return beside(run.summary, run.validated.get("val/n_samples"))
 
 
 def _difference(run: RunRecord) -> float | None:
-    there, found = _published(run), _error(run.result[0], "val/top1")
-    return None if there is None or found is None else found - there
-
-
-def _source(run: RunRecord) -> str | None:
-    row = beside(run.summary, run.validated.get("val/n_samples"))
-    return row.source if row else None
+    row, found = _published(run), _error(run.result[0], "val/top1")
+    return None if row is None or row.top1 is None or found is None else found - row.top1
 
 
 def _epochs(run: RunRecord) -> str:
@@ -45,66 +110,64 @@ def _fact(name: str) -> Callable[[RunRecord], Value]:
     return lambda run: cast(Value, run.summary.get(name))
 
 
-# A column's name, and its value of a run: errors in percent, accuracies nowhere.
-COLUMNS: dict[str, Callable[[RunRecord], Value]] = {
-    "run": lambda run: run.name,
-    "arch": _fact("arch"),
-    "top1": lambda run: _error(run.result[0], "val/top1"),
-    "top5": lambda run: _error(run.result[0], "val/top5"),
-    "of": lambda run: run.result[1],
-    "published": _published,
-    "published_source": _source,
-    "difference": _difference,
-    "parameters": _fact("parameters"),
-    "flops": lambda run: None if (adds := run.summary.get("multiply_adds")) is None else 2 * adds,
-    "status": lambda run: run.status,
-    "epoch": _epochs,
-    "heartbeat": lambda run: run.heartbeat,
-    "images_per_second": _fact("images_per_second"),
-    "seconds": _fact("seconds"),
-    "gpu_hours": lambda run: run.device_hours if run.summary.get("device") == "cuda" else None,
-    "device_hours": lambda run: run.device_hours,
-    "last_top1": lambda run: _error(run.validated, "val/top1"),
-    "best_top1": lambda run: _error(run.best, "val/top1"),
-    "best_epoch": lambda run: run.best.get("epoch"),
-    "train_top1": lambda run: _error(run.last, "train/top1"),
-    "train_loss": lambda run: run.last.get("train/loss"),
-    "val_loss": lambda run: run.validated.get("val/loss"),
-    "data_wait": _fact("data_wait"),
-    "gpu_memory": lambda run: run.last.get("gpu_memory"),
-    "minutes_lost": _fact("minutes_lost"),
-    "seed": _fact("seed"),
-    "dataset": _fact("dataset"),
-    "protocol": _fact("protocol"),
-    "val_source": _fact("val_source"),
-    "shortcut": _fact("shortcut"),
-    "version": _fact("version"),
-    "steps": _fact("global_step"),
-    "segments": lambda run: len(run.summary.get("segments") or []),
-    "world_size": _fact("world_size"),
-    "group": _fact("group"),
-    "identity": _fact("identity"),
-    "run_id": _fact("run_id"),
-    "source": lambda run: run.source,
-}
-DEFAULT = (
-    *("run", "arch", "top1", "top5", "of", "published", "difference", "parameters", "flops", "status", "epoch"),
-    *("heartbeat", "images_per_second", "seconds", "gpu_hours"),
+def _flops(run: RunRecord) -> float | None:
+    return None if (adds := run.summary.get("multiply_adds")) is None else 2 * adds
+
+
+def _gpu_hours(run: RunRecord) -> float | None:
+    return run.device_hours if run.summary.get("device") == "cuda" else None
+
+
+MEAN, COST, EACH, SHARED = Over.MEAN, Over.COST, Over.EACH, Over.SHARED
+ROWS = (
+    Column("run", lambda run: run.name, Over.NAME, usual=True),
+    Column("arch", _fact("arch"), EACH, usual=True),
+    Column("top1", lambda run: _error(run.result[0], "val/top1"), MEAN, "top-1 error", percent, usual=True),
+    Column("top5", lambda run: _error(run.result[0], "val/top5"), MEAN, "top-5 error", percent, usual=True),
+    Column("of", lambda run: run.result[1], EACH, "epoch used", usual=True),
+    Column("published", lambda run: row.top1 if (row := _published(run)) else None, SHARED, None, percent, usual=True),
+    Column("published_source", lambda run: row.source if (row := _published(run)) else None, SHARED),
+    Column("difference", _difference, MEAN, None, signed_percent, usual=True),
+    Column("parameters", _fact("parameters"), SHARED, None, magnitude, usual=True),
+    Column("flops", _flops, SHARED, "FLOPs", magnitude, usual=True),
+    Column("status", lambda run: run.status, EACH, usual=True),
+    Column("epoch", _epochs, EACH, usual=True),
+    Column("heartbeat", lambda run: run.heartbeat, SHARED, None, duration, usual=True),
+    Column("images_per_second", _fact("images_per_second"), COST, "images/s", thousands, usual=True),
+    Column("seconds", _fact("seconds"), COST, "time", duration, usual=True),
+    Column("gpu_hours", _gpu_hours, COST, "GPU-hours", usual=True),
+    Column("device_hours", lambda run: run.device_hours, COST, "device-hours"),
+    Column("last_top1", lambda run: _error(run.validated, "val/top1"), MEAN, "last top-1", percent),
+    Column("best_top1", lambda run: _error(run.best, "val/top1"), MEAN, "best top-1", percent),
+    Column("best_epoch", lambda run: run.best.get("epoch"), EACH),
+    Column("train_top1", lambda run: _error(run.last, "train/top1"), MEAN, "train top-1", percent),
+    Column("train_loss", lambda run: run.last.get("train/loss"), MEAN),
+    Column("val_loss", lambda run: run.validated.get("val/loss"), MEAN),
+    Column("data_wait", _fact("data_wait"), COST),
+    Column("gpu_memory", lambda run: run.last.get("gpu_memory"), COST),
+    Column("minutes_lost", _fact("minutes_lost"), COST),
+    Column("seed", _fact("seed"), EACH),
+    Column("dataset", _fact("dataset"), EACH),
+    Column("protocol", _fact("protocol"), EACH),
+    Column("val_source", _fact("val_source"), EACH),
+    Column("shortcut", _fact("shortcut"), EACH),
+    Column("version", _fact("version"), EACH),
+    Column("steps", _fact("global_step"), EACH),
+    Column("segments", lambda run: len(run.summary.get("segments") or []), EACH),
+    Column("world_size", _fact("world_size"), EACH),
+    Column("group", _fact("group"), EACH),
+    Column("identity", _fact("identity"), SHARED),
+    Column("run_id", _fact("run_id"), SHARED),
+    Column("source", lambda run: run.source, SHARED),
 )
+COLUMNS = {column.name: column for column in ROWS}
+DEFAULT = tuple(column.name for column in ROWS if column.usual)
+# How many runs a row has: not a run's, so no filter and no grouping knows it.
+RUNS = Column("n", lambda run: 1, Over.COUNT)
 
 
-def usual_columns(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the usual columns without those that would be empty; of a grid's runs its keys, too."""
-    names = [name for name in DEFAULT if any(COLUMNS[name](run) is not None for run in runs)]
-    groups = {run.summary.get("group") for run in runs}
-    if len(groups) == 1 and None not in groups:
-        at = names.index("top1") if "top1" in names else len(names)
-        names[at:at] = [key for key in differing(runs) if key != "model.arch"]
-    return names
-
-
-def column(name: str, keys: Collection[str]) -> Callable[[RunRecord], Value]:
-    """Return how a column's value is found: one of COLUMNS, or an option of the runs.
+def column(name: str, keys: Collection[str]) -> Column:
+    """Return the column of a name: one of COLUMNS, or an option of the runs.
 
     Raises:
         UserError: there is no such column.
@@ -112,7 +175,8 @@ def column(name: str, keys: Collection[str]) -> Callable[[RunRecord], Value]:
     if name in COLUMNS:
         return COLUMNS[name]
     if name in keys:
-        return lambda run: _plain((run.summary.get("options") or {}).get(name))
+        # Options stand as they were given: two that differ must not look the same.
+        return Column(name, lambda run: _option(run, name), EACH, format=str)
     allowed = [*COLUMNS, *sorted(keys)]
     raise UserError(
         f"unknown column {name!r}{near_misses(name, allowed)}\nallowed: {', '.join(COLUMNS)}, and the runs' options: "
@@ -120,79 +184,19 @@ def column(name: str, keys: Collection[str]) -> Callable[[RunRecord], Value]:
     )
 
 
-def _plain(value: Any) -> Value:
-    return value if isinstance(value, str | int | float | None) else str(value)
+def _option(run: RunRecord, name: str) -> Value:
+    value = (run.summary.get("options") or {}).get(name)
+    return value if isinstance(value, Value) else str(value)
 
 
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A condition on a column: top1<9, arch=resnet20, model.optim.lr!=0.1."""
-
-    name: str
-    sign: str
-    wanted: str
-    keys: frozenset[str]
-
-    @classmethod
-    def parse(cls, text: str, keys: Collection[str]) -> Filter:
-        """Return what a text says.
-
-        Raises:
-            UserError: it is no condition, or its column is unknown.
-        """
-        match = re.fullmatch(r"([\w./-]+?)\s*(!=|<=|>=|=|<|>)\s*(.+)", text)
-        if not match:
-            raise UserError(
-                f"--filter {text!r} is no condition; expected KEY=VALUE, also !=, <, >, <= and >=; runs stand before it"
-            )
-        column(match[1], keys)
-        return cls(match[1], match[2], match[3], frozenset(keys))
-
-    def __call__(self, run: RunRecord) -> bool:
-        """Whether it holds of a run; a value that is not there fulfils != alone.
-
-        Raises:
-            UserError: the column's values cannot be compared like this.
-        """
-        value = column(self.name, self.keys)(run)
-        if value is None:
-            return self.sign == "!="
-        if self.name == "epoch":
-            value = int(str(value).partition("/")[0])
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        wanted = _number(self.wanted) if number else None
-        equality = self.sign in ("=", "!=")
-        if wanted is None and (not equality or (number and self.name in COLUMNS)):
-            kind, allowed = ("a number", "a number") if number else ("text", "= and !=")
-            raise UserError(
-                f"--filter {self.name}{self.sign}{self.wanted}: {self.name} is {kind} ({value}); allowed: {allowed}"
-            )
-        if not equality:
-            return OPERATORS[self.sign](value, wanted)
-        # A run that is shown as 10.00 may have 9.999999999999998.
-        texts = [re.sub(r"\s", "", text).lower() for text in (str(value), self.wanted)]  # of a list with spaces or none
-        same = texts[0] == texts[1] if wanted is None else math.isclose(float(value), wanted)
-        return same == (self.sign == "=")
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def select(runs: Sequence[RunRecord], filters: Sequence[Filter]) -> list[RunRecord]:
-    """Return the runs of which every condition holds."""
-    return [run for run in runs if all(condition(run) for condition in filters)]
+def usual_columns(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the usual columns' names without those that would be empty; of a grid's runs its keys, too."""
+    names = [name for name in DEFAULT if any(COLUMNS[name].value(run) is not None for run in runs)]
+    groups = {run.summary.get("group") for run in runs}
+    if len(groups) == 1 and None not in groups:
+        at = names.index("top1") if "top1" in names else len(names)
+        names[at:at] = [key for key in differing(runs) if key != "model.arch"]
+    return names
 
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from reslightning.compare.groups import Part
+from reslightning.compare.groups import Table
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
 from reslightning.run.record import RunRecord
+from reslightning.run.summary import error_percent
 
 SUFFIXES = (".png", ".svg", ".pdf")
 AXES = {"epoch": "epoch", "iterations": "iteration", "samples": "samples seen"}
@@ -35,19 +37,20 @@ class Curve(NamedTuple):
     style: str
 
 
-def curves(parts: Sequence[Part], over: str) -> tuple[list[Curve], list[str]]:
+def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
     """Return a training and a validation curve of every run or group, and where a group's end early, in words.
 
     A group's curve is its mean, with its range.
 
     Args:
-        parts: the tables' groups; runs of two tables never share a curve.
+        tables: whose rows are drawn; runs of two tables never share a curve.
         over: epoch, iterations or samples.
     """
     found: list[Curve] = []
     notes: list[str] = []
-    titles = _short([title for title, _ in parts])
-    for number, (title, group) in enumerate((t, g) for t, (_, gs) in zip(titles, parts, strict=True) for g in gs):
+    titles = _short([table.title for table in tables])
+    rows = [(title, group) for title, table in zip(titles, tables, strict=True) for group in table.groups]
+    for number, (title, group) in enumerate(rows):
         label, count = f"{group.label} ({title})" if title else group.label, len(group.runs)
         look = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         for split in ("train", "val"):
@@ -73,7 +76,7 @@ def _short(titles: Sequence[str]) -> list[str]:
 def _points(run: RunRecord, name: str, over: str) -> dict[float, float]:
     """Return a run's errors by their places, in order."""
     places = ((_place(run, row, over), row.get(name, math.nan)) for row in run.history)
-    return {place: 100 * (1 - value) for place, value in places if place is not None and math.isfinite(value)}
+    return {place: error_percent(value) for place, value in places if place is not None and math.isfinite(value)}
 
 
 def _place(run: RunRecord, row: dict[str, float], over: str) -> float | None:
@@ -106,31 +109,17 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
     check_suffix(path)
     if not lines:
         raise UserError("nothing to plot: no run has finished an epoch")
-    import io
-
     import matplotlib as mpl
 
     mpl.use("agg")
-    from matplotlib import pyplot, ticker
+    from matplotlib import pyplot
 
     labels = {line.label for line in lines}
     beside = len(labels) > MOST_INSIDE
     size = (7 + 0.08 * max(map(len, labels)), max(4.5, 0.2 * len(labels))) if beside else (7, 4.5)
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-    validated = {line.label for line in lines if line.split == "val"}
-    for line in lines:
-        bold = line.split == "val"
-        name = _literal(line.label) if bold or line.label not in validated else None
-        axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
-        if line.low != line.high:
-            axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel=AXES[over], ylabel="top-1 error (%)")
-    axes.grid(alpha=0.3)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    if log:
-        axes.set_yscale("log", nonpositive="mask")  # no line down to an error of 0
-        axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
-        axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
+    _draw(axes, lines)
+    _scale(axes, log=log, over=over)
     names = {"title": legend(lines), "fontsize": "small", "title_fontsize": "small"}
     if beside:
         figure.legend(loc="outside right upper", **names)
@@ -143,6 +132,29 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
         write_atomically(path, content.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _draw(axes: Any, lines: Sequence[Curve]) -> None:
+    """Draw curves with their ranges, each run's or group's name once."""
+    validated = {line.label for line in lines if line.split == "val"}
+    for line in lines:
+        bold = line.split == "val"
+        name = _literal(line.label) if bold or line.label not in validated else None
+        axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
+        if line.low != line.high:
+            axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
+
+
+def _scale(axes: Any, *, log: bool, over: str) -> None:
+    from matplotlib import ticker
+
+    axes.set(xlabel=AXES[over], ylabel="top-1 error (%)")
+    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    if log:
+        axes.set_yscale("log", nonpositive="mask")  # no line down to an error of 0
+        axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
 
 
 def _literal(label: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from reslightning.compare.columns import COLUMNS, Value, column, differing
+from reslightning.compare.columns import COLUMNS, Column, Over, Value, differing
 from reslightning.run.record import RunRecord
 
 
@@ -26,10 +26,10 @@ def sections(runs: Sequence[RunRecord]) -> list[Section]:
     for run in runs:
         found.setdefault(_validation(run), []).append(run)
     unknown = found.pop("", None)
-    parts = [Section(title, members, True) for title, members in sorted(found.items())]
+    divided = [Section(title, members, True) for title, members in sorted(found.items())]
     if unknown:
-        parts.append(Section("data set, protocol or validation unknown: not ranked", unknown, False))
-    return parts
+        divided.append(Section("data set, protocol or validation unknown: not ranked", unknown, False))
+    return divided
 
 
 def _validation(run: RunRecord) -> str:
@@ -71,23 +71,24 @@ class Group:
         """What it is called: the run's name, or what its runs have in common."""
         return ", ".join(self.key.values()) or self.runs[0].name
 
-    def value(self, name: str, keys: Collection[str]) -> Value | Statistic:
+    def value(self, column: Column) -> Value | Statistic:
         """Return a column's value: a run's own, or over several what they have in common or their statistic."""
-        if name == "n":
-            return len(self.runs)
-        if name in self.key:
-            return self.key[name]
-        values = [column(name, keys)(run) for run in self.runs]
-        if len(self.runs) == 1:
+        if column.name in self.key:
+            return self.key[column.name]
+        values = [column.value(run) for run in self.runs]
+        if len(values) == 1:
             return values[0]
-        if name == "run":
-            return self.label
-        if name in STATISTICS:
-            numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
-            return statistic(numbers, len(values)) if numbers else None
+        match column.over:
+            case Over.COUNT:
+                return len(values)
+            case Over.NAME:
+                return self.label
+            case Over.MEAN | Over.COST:
+                numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+                return statistic(numbers, len(values)) if numbers else None
         if len(set(map(str, values))) == 1:
             return values[0]
-        if name in UNLIKE:
+        if column.over is Over.SHARED:
             return None
         found = {v for v in values if v is not None}
         return ", ".join(map(str, sorted(found, key=lambda v: (isinstance(v, str), v))))
@@ -100,19 +101,18 @@ class Group:
         lines = []
         if keys := [key for key in differing(self.runs) if key != "seed_everything"]:
             lines.append(f"{self.label}: its runs differ in {', '.join(keys)}")
-        unfinished = [
-            f"{run.name} ({run.status}, {COLUMNS['epoch'](run)})" for run in self.runs if run.status != "finished"
-        ]
+        epoch = COLUMNS["epoch"].value
+        unfinished = [f"{run.name} ({run.status}, {epoch(run)})" for run in self.runs if run.status != "finished"]
         if unfinished:
             lines.append(f"{self.label}: {len(unfinished)} of {len(self.runs)} not finished: {', '.join(unfinished)}")
         return lines
 
 
-Part = tuple[str, list[Group]]  # a table's title and rows, in order
-# Of several runs the mean; of UNLIKE ones, where they differ, nothing; of all others what there is.
-COSTS = {"images_per_second", "seconds", "gpu_hours", "device_hours", "data_wait", "minutes_lost", "gpu_memory"}
-STATISTICS = {"top1", "top5", "difference", "last_top1", "best_top1", "train_top1", "train_loss", "val_loss"} | COSTS
-UNLIKE = {"heartbeat", "run_id", "identity", "source", "published", "published_source", "parameters", "flops"}
+class Table(NamedTuple):
+    """A table's title and its rows, in order."""
+
+    title: str
+    groups: Sequence[Group]
 
 
 def statistic(numbers: Sequence[float], runs: int) -> Statistic:
@@ -127,12 +127,13 @@ def statistic(numbers: Sequence[float], runs: int) -> Statistic:
     return Statistic(mean, deviation, half, count, runs)
 
 
-def grouped(section: Section, by: Sequence[str], keys: Collection[str]) -> list[Group]:
+def grouped(section: Section, by: Sequence[Column]) -> list[Group]:
     """Return a group for each value of columns; every run by itself without any, or where none may be ranked."""
     if not by or not section.ranked:
         return [Group([run]) for run in section.runs]
     found: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in section.runs:
-        values = (column(name, keys)(run) for name in by)
+        values = (column.value(run) for column in by)
         found.setdefault(tuple("none" if value is None else str(value) for value in values), []).append(run)
-    return [Group(members, dict(zip(by, values, strict=True))) for values, members in found.items()]
+    names = [column.name for column in by]
+    return [Group(members, dict(zip(names, values, strict=True))) for values, members in found.items()]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import contextlib
 import csv
-import html
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from reslightning.compare import tables
-from reslightning.compare.columns import differing
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from reslightning.compare.columns import COLUMNS, Column, Value, differing
 from reslightning.compare.figures import AXES, Curve, legend
-from reslightning.compare.groups import Group, Part, Statistic
+from reslightning.compare.groups import Group, Statistic, Table
+from reslightning.compare.tables import order, text
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
 from reslightning.run import layout
@@ -22,49 +24,14 @@ from reslightning.run.record import RunRecord
 
 MOST_CLASSES = 30  # a confusion matrix with more is left to its file
 
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:1200px;padding:0 1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.85rem}
-th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;white-space:nowrap}
-th{cursor:pointer;text-align:left;background:#f4f5f7;position:sticky;top:0}
-th[aria-sort=ascending]::after{content:" ▲"}
-th[aria-sort=descending]::after{content:" ▼"}
-td.number{text-align:right;font-variant-numeric:tabular-nums}
-input{font:inherit;padding:.3rem .5rem;width:20rem;margin:.5rem 0}
-.confusion td{text-align:right;border:1px solid #eee}.confusion th{cursor:default}
-img{max-width:100%}.note{color:#8a4b00}
-"""
 
-SCRIPT = """
-for (const table of document.querySelectorAll("table.runs")) {
-  const rows = () => [...table.tBodies[0].rows];
-  [...table.tHead.rows[0].cells].forEach((head, column) => head.addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") === "ascending";
-    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
-    rows().sort((a, b) => {
-      const [x, y] = [value(a), value(b)];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      const order = isNaN(x) || isNaN(y) ? String(x).localeCompare(y, undefined, {numeric: true}) : x - y;
-      return down ? -order : order;
-    }).forEach(row => table.tBodies[0].append(row));
-  }));
-}
-document.getElementById("filter").addEventListener("input", event => {
-  const words = event.target.value.toLowerCase().split(/\\s+/).filter(Boolean);
-  for (const row of document.querySelectorAll("table.runs tbody tr"))
-    row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-});
-"""
-
-
-def write_report(parts: Sequence[Part], lines: Sequence[Curve], path: Path, columns: Sequence[str], over: str) -> None:
+def write_report(
+    tables: Sequence[Table], lines: Sequence[Curve], path: Path, columns: Sequence[Column], over: str
+) -> None:
     """Write the page.
 
     Args:
-        parts: title and rows of each table, in order.
+        tables: title and rows of each, in order.
         lines: the curves.
         path: the file.
         columns: the tables' columns.
@@ -73,23 +40,27 @@ def write_report(parts: Sequence[Part], lines: Sequence[Curve], path: Path, colu
     Raises:
         UserError: the file cannot be written.
     """
-    head, drawn = _figure(lines, over)
-    runs = [run for _, groups in parts for group in groups for run in group.runs]
-    body = [
-        "<h1>Runs</h1>",
-        f"<p>{len(runs)} runs; errors in percent. Click a heading to sort, a name in the figure to hide its curve.</p>",
-        '<input id="filter" type="search" placeholder="filter: words of a row" aria-label="filter">',
-        *(_table(title, groups, columns) for title, groups in parts),
-        f"<h2>Curves</h2><p>{legend(lines).capitalize()}. Drag to zoom in; the tools move and reset it.</p>",
-        drawn,
-        _differences(runs),
-        *(_evaluation(groups) for _, groups in parts),
-        *(_note(f"{run.source}: {problem}") for run in runs for problem in run.problems),
-    ]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>reslightning: runs</title>'
-        '<link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style>{head}</head><body>{''.join(body)}<script>{SCRIPT}</script></body></html>"
+    pages = Environment(
+        loader=PackageLoader("reslightning", "compare"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    scripts, curves = _curves(lines, over)
+    runs = [run for table in tables for group in table.groups for run in group.runs]
+    page = pages.get_template("report.html.j2").render(
+        tables=tables,
+        columns=columns,
+        runs=runs,
+        different=differing(runs),
+        scripts=scripts,
+        curves=curves,
+        legend=legend(lines),
+        evaluations=[found for table in tables if (found := _evaluation(table.groups))],
+        text=text,
+        number=_number,
+        option=_option,
     )
     try:
         write_atomically(path, page)
@@ -97,36 +68,25 @@ def write_report(parts: Sequence[Part], lines: Sequence[Curve], path: Path, colu
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _note(text: str) -> str:
-    return f'<p class="note">{html.escape(text)}</p>'
+def _number(value: Value | Statistic) -> float | None:
+    """Return what a cell is sorted by if that is a number."""
+    value = value.mean if isinstance(value, Statistic) else value
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _table(title: str, groups: Sequence[Group], columns: Sequence[str]) -> str:
-    heads = "".join(f"<th>{html.escape(tables.TITLES.get(name, name))}</th>" for name in columns)
-    rows = []
-    for group in groups:
-        cells = []
-        for name in columns:
-            value = tables.value_of(group, name)
-            plain = value.mean if isinstance(value, Statistic) else value
-            numeric = isinstance(plain, int | float) and math.isfinite(plain)
-            data = f' data-value="{plain}" class="number"' if numeric else ""
-            cells.append(f"<td{data}>{html.escape(tables.text(value, name))}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<h2>{html.escape(title)}</h2><div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>" + "".join(_note(n) for group in groups for n in group.notes)
-    )
+def _option(run: RunRecord, name: str) -> str:
+    options = run.summary.get("options") or {}
+    return json.dumps(options[name]).strip('"') if name in options else ""
 
 
-def _figure(lines: Sequence[Curve], over: str) -> tuple[str, str]:
-    """Return the figure's scripts for the page's head, and its place."""
+def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
+    """Return the figure's scripts for the page's head, and its place; nothing without curves."""
     from bokeh.embed import components
     from bokeh.plotting import figure
     from bokeh.resources import Resources
 
     if not lines:
-        return "", "<p>No run has finished an epoch.</p>"
+        return "", ""
     plot = figure(
         height=480,
         sizing_mode="stretch_width",
@@ -153,58 +113,48 @@ def _figure(lines: Sequence[Curve], over: str) -> tuple[str, str]:
     return Resources(mode="inline", components=["bokeh"]).render() + script, place
 
 
-def _differences(runs: Sequence[RunRecord]) -> str:
-    keys = differing(runs)
-    if not keys:
-        return "<h2>Differences</h2><p>The runs' options are the same.</p>"
-    heads = "".join(f"<th>{html.escape(key)}</th>" for key in ["run", *keys])
-    rows = []
-    for run in runs:
-        options = run.summary.get("options") or {}
-        cells = [run.name, *(json.dumps(options[key]).strip('"') if key in options else "" for key in keys)]
-        rows.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
-    return (
-        f'<h2>Differences</h2><div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+@dataclass
+class Evaluation:
+    """What a validation left in a run's directory.
+
+    Attributes:
+        run: the run's name.
+        names: the classes.
+        counts: each class, and how many of its images were taken for each of them.
+        worst: a PNG of the worst images in base 64.
+    """
+
+    run: str
+    names: Sequence[str] = ()
+    counts: Sequence[tuple[str, list[int]]] = ()
+    worst: str = ""
 
 
-def _evaluation(groups: Sequence[Group]) -> str:
+def _evaluation(groups: Sequence[Group]) -> Evaluation | None:
     """Return the confusion matrix and the worst images of the best run whose directory has them."""
     runs = [Group([run]) for group in groups for run in group.runs]
-    for group in tables.order(runs, "top1"):
+    for group in order(runs, COLUMNS["top1"]):
         (run,) = group.runs
-        folder, found = Path(run.source) / layout.EVALUATIONS, ""
+        folder, found = Path(run.source) / layout.EVALUATIONS, Evaluation(run.name)
         with contextlib.suppress(OSError, ValueError, IndexError, csv.Error):  # absent or cut
-            found += _confusion(run, list(csv.reader((folder / layout.CONFUSION).read_text().splitlines())))
+            found.names, found.counts = _confusion(folder / layout.CONFUSION)
         with contextlib.suppress(OSError):
-            picture = base64.b64encode((folder / layout.WORST).read_bytes()).decode()
-            found += (
-                f"<h2>Worst validation images of {html.escape(run.name)}</h2>"
-                f'<img alt="worst validation images" src="data:image/png;base64,{picture}">'
-            )
-        if found:
+            found.worst = base64.b64encode((folder / layout.WORST).read_bytes()).decode()
+        if found.counts or found.worst:
             return found
-    return ""
+    return None
 
 
-def _confusion(run: RunRecord, rows: list[list[str]]) -> str:
-    names, body = rows[0][1:], []
+def _confusion(path: Path) -> tuple[list[str], list[tuple[str, list[int]]]]:
+    """Return the classes and counts of a confusion matrix's file; none of a large one.
+
+    Raises:
+        OSError, ValueError, IndexError, csv.Error: it is absent or cut.
+    """
+    (_, *names), *rows = csv.reader(path.read_text().splitlines())
     if len(names) > MOST_CLASSES:
-        return ""
-    if len(rows) - 1 != len(names):
+        return [], []
+    counts = [(truth, [int(cell) for cell in cells]) for truth, *cells in rows]
+    if {len(counts), *(len(cells) for _, cells in counts)} != {len(names)}:
         raise ValueError("it is cut")
-    for row in rows[1:]:
-        counts = [int(cell) for cell in row[1:]]
-        total = sum(counts) or 1
-        cells = "".join(
-            f'<td style="background:rgba(0,114,178,{count / total:.2f})" title="{html.escape(row[0])} taken for '
-            f'{html.escape(name)}">{count}</td>'
-            for count, name in zip(counts, names, strict=True)
-        )
-        body.append(f"<tr><th>{html.escape(row[0])}</th>{cells}</tr>")
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    return (
-        f"<h2>Confusion of {html.escape(run.name)}</h2><p>Rows are classes, columns what they were taken for.</p>"
-        f'<div class="wide"><table class="confusion"><tr><th></th>{heads}</tr>{"".join(body)}</table></div>'
-    )
+    return names, counts

@@ -12,48 +12,35 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reslightning.compare.columns import COLUMNS, Value
-from reslightning.compare.groups import COSTS, Group, Part, Statistic
+from reslightning.compare.columns import RUNS, Column, Over, Value
+from reslightning.compare.groups import Group, Statistic, Table
+from reslightning.files import finite
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
-PERCENT = {"top1", "top5", "last_top1", "best_top1", "train_top1", "published", "difference"}
-TITLES = {
-    "top1": "top-1 error",
-    "top5": "top-5 error",
-    "last_top1": "last top-1",
-    "best_top1": "best top-1",
-    "train_top1": "train top-1",
-    "images_per_second": "images/s",
-    "seconds": "time",
-    "gpu_hours": "GPU-hours",
-    "device_hours": "device-hours",
-    "flops": "FLOPs",
-    "of": "epoch used",
-}
 
 
-def render(parts: Sequence[Part], columns: Sequence[str], style: str) -> str:
-    """Return tables of groups, one for each part.
+def render(tables: Sequence[Table], columns: Sequence[Column], style: str) -> str:
+    """Return tables as text.
 
     Args:
-        parts: title and rows of each table.
+        tables: title and rows of each.
         columns: the columns.
         style: one of FORMATS.
     """
     if style == "json":
         records = [
-            {"section": title} | {name: _plain(value_of(group, name)) for name in columns}
-            for title, groups in parts
+            {"section": title} | {column.name: _json(group.value(column)) for column in columns}
+            for title, groups in tables
             for group in groups
         ]
         return json.dumps(records, indent=2)
     if style == "csv":
-        return _csv(parts, columns)
+        return _csv(tables, columns)
     kind = {"table": "simple", "markdown": "github", "latex": "latex_booktabs"}[style]
-    heads, sides = [TITLES.get(name, name) for name in columns], _alignment(parts, columns)
+    heads, sides = [column.heading for column in columns], _alignment(tables, columns)
     texts = []
-    for title, groups in parts:
-        rows = [[_cell(text(value_of(group, name), name), style) for name in columns] for group in groups]
+    for title, groups in tables:
+        rows = [[_cell(text(group.value(column), column), style) for column in columns] for group in groups]
         table = tabulate(rows, heads, tablefmt=kind, disable_numparse=True, colalign=sides)
         head = {"table": f"{title}\n\n", "markdown": f"### {title}\n\n", "latex": f"% {title}\n"}[style]
         notes = [("% " if style == "latex" else "") + note for group in groups for note in group.notes]
@@ -68,17 +55,18 @@ def _cell(words: str, style: str) -> str:
     return words.replace("|", "\\|") if style == "markdown" else words
 
 
-def headed(names: Sequence[str], by: Sequence[str]) -> list[str]:
+def headed(columns: Sequence[Column], by: Sequence[Column]) -> list[Column]:
     """Return a table's columns: first what its rows are grouped by, if they are, and how many runs each has."""
-    return [*by, "n", *(name for name in names if name not in ("run", *by))] if by else list(names)
+    names = {column.name for column in by}
+    others = (column for column in columns if column.over is not Over.NAME and column.name not in names)
+    return [*by, RUNS, *others] if by else list(columns)
 
 
-def order(groups: Sequence[Group], sort: str) -> list[Group]:
+def order(groups: Sequence[Group], column: Column, *, largest_first: bool = False) -> list[Group]:
     """Return groups in a column's order, numbers in words by their value; what has no value is last either way."""
-    name = sort.removeprefix("-")
 
     def key(group: Group) -> tuple[Any, ...] | None:
-        value = value_of(group, name)
+        value = group.value(column)
         value = value.mean if isinstance(value, Statistic) else value
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             return None
@@ -88,61 +76,34 @@ def order(groups: Sequence[Group], sort: str) -> list[Group]:
         return (math.inf, *(int(p) if k % 2 else p for k, p in enumerate(re.split(r"(\d+)", value.lower()))))
 
     keys = [(key(group), group) for group in groups]
-    present = sorted((pair for pair in keys if pair[0]), key=lambda pair: pair[0] or (), reverse=sort != name)
+    present = sorted((pair for pair in keys if pair[0]), key=lambda pair: pair[0] or (), reverse=largest_first)
     return [group for _, group in present] + [group for found, group in keys if found is None]
 
 
-def value_of(group: Group, name: str) -> Value | Statistic:
-    """Return a cell's value."""
-    return group.value(name, {key for run in group.runs for key in run.summary.get("options") or {}} | {name})
-
-
-def text(value: Value | Statistic, name: str) -> str:
-    """Return a value as people read it."""
+def text(value: Value | Statistic, column: Column) -> str:
+    """Return a column's value as people read it."""
     if isinstance(value, Statistic):
-        words = text(value.mean, name)
+        words = text(value.mean, column)
         if value.deviation is not None and value.interval is not None:
-            spread, half = (text(number, name).lstrip("+") for number in (value.deviation, value.interval))
-            words += f" ± {spread}" + (f" (95 %: ± {half})" if name not in COSTS else "")
+            spread, half = (text(number, column).lstrip("+") for number in (value.deviation, value.interval))
+            words += f" ± {spread}" + (f" (95 %: ± {half})" if column.over is Over.MEAN else "")
         return words if value.n == value.runs else f"{words} (n={value.n} of {value.runs})"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str) or (isinstance(value, float) and math.isinf(value)):
         return str(value)
-    if name in PERCENT:
-        return f"{value:+.2f}" if name == "difference" else f"{value:.2f}"
-    if name in ("seconds", "heartbeat"):
-        return _duration(value)
-    if name in ("parameters", "flops"):
-        return _short(value)
-    if name == "images_per_second":
-        return f"{value:,.0f}"
-    # Options stand as they were given: two that differ must not look the same.
-    return f"{value:.4g}" if isinstance(value, float) and name in COLUMNS else str(value)
+    return column.format(value)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours < 100 else f"{hours // 24} days"
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:g}"
-
-
-def _alignment(parts: Sequence[Part], columns: Sequence[str]) -> list[str]:
-    def numeric(name: str) -> bool:
-        values = [value_of(group, name) for _, groups in parts for group in groups]
+def _alignment(tables: Sequence[Table], columns: Sequence[Column]) -> list[str]:
+    def numeric(column: Column) -> bool:
+        values = [group.value(column) for _, groups in tables for group in groups]
         return all(isinstance(value, int | float | Statistic | None) for value in values)
 
-    return ["right" if numeric(name) else "left" for name in columns]
+    return ["right" if numeric(column) else "left" for column in columns]
 
 
-def _plain(value: Value | Statistic) -> Any:
+def _json(value: Value | Statistic) -> Any:
     if isinstance(value, Statistic):
         return {
             "mean": value.mean,
@@ -151,25 +112,25 @@ def _plain(value: Value | Statistic) -> Any:
             "n": value.n,
             "of": value.runs,
         }
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(value)
 
 
-def _csv(parts: Sequence[Part], columns: Sequence[str]) -> str:
+def _csv(tables: Sequence[Table], columns: Sequence[Column]) -> str:
     """Return full-precision rows; a statistic takes four cells."""
-    rows = [(title, [value_of(group, name) for name in columns]) for title, groups in parts for group in groups]
+    rows = [(title, [group.value(column) for column in columns]) for title, groups in tables for group in groups]
     spread = [any(isinstance(values[k], Statistic) for _, values in rows) for k in range(len(columns))]
-    parts_of = ("", "_std", "_interval95", "_n")
+    endings = ("", "_std", "_interval95", "_n")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = [[name + part for part in parts_of[: 4 if wide else 1]] for name, wide in zip(columns, spread, strict=True)]
-    writer.writerow(["section", *(head for part in heads for head in part)])
+    heads = zip(columns, spread, strict=True)
+    writer.writerow(["section", *(column.name + end for column, four in heads for end in endings[: 4 if four else 1])])
     for title, values in rows:
         cells: list[Any] = [title]
-        for value, wide in zip(values, spread, strict=True):
+        for value, four in zip(values, spread, strict=True):
             if isinstance(value, Statistic):
                 cells += [value.mean, value.deviation, value.interval, value.n]
             else:
-                plain = _plain(value)
-                cells += [plain, *([None, None, int(plain is not None)] if wide else [])]
+                cell = finite(value)
+                cells += [cell, *([None, None, int(cell is not None)] if four else [])]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return buffer.getvalue().rstrip("\n")

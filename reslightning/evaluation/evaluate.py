@@ -18,6 +18,7 @@ from reslightning.models.weights import read_checkpoint
 from reslightning.run.directory import Run
 from reslightning.run.identity import differences
 from reslightning.run.provenance import mixed_code, versions
+from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
 
 
@@ -86,7 +87,7 @@ def _say(model: ImageClassifier, data: DataModule, split: str, metrics: Mapping[
     print(f"{type(data).__name__} {split}, {images:,} images, {protocol}; weights: {weights}")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
-            print(f"  top-{top[3:]} error {100 * (1 - accuracy):.2f} %{_beside(model, data, top)}")
+            print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")
     print(f"  loss {metrics[f'{split}/loss']:.4f}")
 
 

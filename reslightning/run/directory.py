@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from reslightning.cluster.allocation import job_id
 from reslightning.errors import UserError
-from reslightning.files import write_atomically
+from reslightning.files import finite, write_atomically
 from reslightning.run import layout
 from reslightning.run.lock import Lock
 from reslightning.run.provenance import code_hash, code_version
@@ -109,7 +107,7 @@ class Run:
             last = self.summary["segments"][-1]
             last["to_step"] = self.summary.get("global_step", 0)
             last["seconds"] = round(time.monotonic() - self._started, 3)
-        write_atomically(self.directory / layout.SUMMARY, json.dumps(_plain(self.summary), indent=2) + "\n")
+        write_atomically(self.directory / layout.SUMMARY, json.dumps(finite(self.summary), indent=2) + "\n")
 
     def tell(self, mistake: str) -> None:
         """Leave a mistake that this process alone met, a corrupt image say, for the first one to say."""
@@ -127,15 +125,6 @@ class Run:
     def close(self) -> None:
         """Let others write."""
         self._lock.release()
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with what JSON cannot say, not a number and infinity, as null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _now() -> str:

@@ -98,3 +98,8 @@ def _is(value: Any, kind: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is a number that can be computed with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def error_percent(accuracy: float) -> float:
+    """Return the error in percent, as the paper's tables have it, of an accuracy, a fraction as recorded."""
+    return 100 * (1 - accuracy)

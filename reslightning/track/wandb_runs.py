@@ -99,7 +99,7 @@ def _epochs(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Return a row for each epoch, of all that was logged for it, the later values counting."""
     rows: dict[float, dict[str, float]] = {}
     for logged in history:
-        numbers = {name: number for name, value in logged.items() if (number := _number(value)) is not None}
+        numbers = {name: number for name, value in logged.items() if (number := _logged(value)) is not None}
         if "trainer/global_step" in numbers:
             numbers["step"] = numbers.pop("trainer/global_step")
         if "epoch" in numbers:
@@ -116,7 +116,7 @@ def _segments(facts: Mapping[str, Any]) -> int:
     return len(segments) if isinstance(segments, list) else 0
 
 
-def _number(value: Any) -> float | None:
+def _logged(value: Any) -> float | None:
     if value in ("NaN", "Infinity", "-Infinity"):  # W&B writes them as text
         return math.nan
     return float(value) if isinstance(value, int | float) else None

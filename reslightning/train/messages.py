@@ -14,7 +14,7 @@ from reslightning.data.progress import syncs_batchnorm
 from reslightning.models.architectures import cost, resolve_options
 from reslightning.models.published import beside
 from reslightning.run.provenance import mixed_code
-from reslightning.run.summary import Summary
+from reslightning.run.summary import Summary, error_percent
 from reslightning.train.classifier import ImageClassifier
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
@@ -129,4 +129,4 @@ def result(summary: Summary) -> list[str]:
 
 
 def _percent(accuracy: float | None) -> str:
-    return "" if accuracy is None else f"{100 * (1 - accuracy):.2f} %"
+    return "" if accuracy is None else f"{error_percent(accuracy):.2f} %"

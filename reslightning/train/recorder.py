@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from reslightning.errors import TrainingError
 from reslightning.files import whole
 from reslightning.run.directory import Run
+from reslightning.run.summary import error_percent
 from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.throughput import Throughput
@@ -138,4 +139,4 @@ def _line(row: dict[str, float], epochs: int | None) -> str:
 
 
 def _error(row: dict[str, float], name: str) -> str:
-    return f"{100 * (1 - row[name]):.2f} %"
+    return f"{error_percent(row[name]):.2f} %"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reslightning.compare.groups import Group
+from reslightning.compare.groups import Group, Table
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
 from reslightning.run.record import RunRecord
@@ -510,6 +510,22 @@ def test_runs_of_two_data_sets_share_no_curve(cli, tmp_path):
     assert "Confusion of" not in page
 
 
+def test_the_page_shows_what_the_best_run_s_validation_left(cli, tmp_path):
+    for name, top1 in (("a", 0.9), ("b", 0.8)):
+        folder = made(tmp_path / "runs", name, top1=top1, options={"model.arch": f"<{name}>"}) / "evaluations"
+        folder.mkdir()
+        (folder / "val-confusion.csv").write_text("class,cat,<dog>\ncat,30,10\n<dog>,5,45\n")
+        (folder / "val-worst.png").write_bytes(b"\x89PNG")
+    assert cli("compare runs --html page.html").status == 0
+    page = Path("page.html").read_text()
+    assert page.count("<h2>Confusion of a</h2>") == page.count("<h2>Worst validation images of a</h2>") == 1
+    assert "Confusion of b" not in page
+    assert 'rgba(0,114,178,0.25)" title="cat taken for &lt;dog&gt;">10</td>' in page
+    assert "data:image/png;base64,iVBORw==" in page
+    assert '<td data-value="9.999999999999998" class="number">10.00</td>' in page
+    assert "<td>&lt;b&gt;</td>" in page
+
+
 def test_curves_are_means_with_their_range():
     from reslightning.compare.figures import curves
 
@@ -518,18 +534,20 @@ def test_curves_are_means_with_their_range():
         return RunRecord(name, name, {"arch": "x", "options": {"data.batch_size": batch}}, rows)
 
     runs = [record("a", [50, 20, 10], 4), record("b", [40, 30], 4)]
-    ((curve,), notes) = curves([("title", [Group(runs, {"arch": "x"})])], "epoch")
+    ((curve,), notes) = curves([Table("title", [Group(runs, {"arch": "x"})])], "epoch")
     assert notes == ["x: the curve of 2 of its 2 runs ends at epoch 2, as the shortest of them"]
-    _, notes = curves([("title", [Group([*runs, RunRecord("c", "c", {}, [])], {"arch": "x"})])], "epoch")
+    _, notes = curves([Table("title", [Group([*runs, RunRecord("c", "c", {}, [])], {"arch": "x"})])], "epoch")
     assert notes == ["x: the curve of 2 of its 3 runs ends at epoch 2, as the shortest of them"]
     assert (curve.label, curve.x) == ("x", [1, 2])  # where both are
     assert curve.y == pytest.approx([45, 25])
     assert curve.low == pytest.approx([40, 20])
     assert curve.high == pytest.approx([50, 30])
-    (first, second), _ = curves([("one, same", [Group(runs[:1])]), ("other, same", [Group(runs[1:])])], "samples")
+    tables = [Table("one, same", [Group(runs[:1])]), Table("other, same", [Group(runs[1:])])]
+    (first, second), _ = curves(tables, "samples")
     assert first.x == [40, 80, 120]
     assert (first.label, second.label) == ("a (one)", "b (other)")
-    (first, _), _ = curves([("A, x (5 images)", [Group(runs[:1])]), ("B, x (5 images)", [Group(runs[1:])])], "epoch")
+    tables = [Table("A, x (5 images)", [Group(runs[:1])]), Table("B, x (5 images)", [Group(runs[1:])])]
+    (first, _), _ = curves(tables, "epoch")
     assert first.label == "a (A)"
     assert first.colour != second.colour
 
@@ -539,7 +557,7 @@ import re, sys
 from pathlib import Path
 from reslightning.__main__ import main
 status = main(sys.argv[1:])
-assert not {"torch", "lightning", "wandb", "torchvision"} & sys.modules.keys()
+assert not {"torch", "lightning", "wandb", "torchvision", "jinja2", "bokeh", "matplotlib"} & sys.modules.keys()
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1000, file=sys.stderr)
 sys.exit(status)
 """
