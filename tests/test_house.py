@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "reslightning"
-GROUND = {"errors", "files"}
+GROUND = {"errors", "files", "ranges"}
 DOORS = {"__main__", "slurm", "submission"}  # what is started by name from outside: they may open any wing
 # What a wing may import besides itself and the ground. An arrow points down: what it names stands above it here.
 ARROWS = {
@@ -22,7 +22,7 @@ ARROWS = {
     "commands": {"models", "cluster", "data", "run", "track", "compare", "train", "evaluation", "cli"},
 }
 WITHOUT_TORCH = {
-    *("errors", "files", "__main__", "slurm", "submission", "cluster", "run", "compare"),
+    *("errors", "files", "ranges", "__main__", "slurm", "submission", "cluster", "run", "compare"),
     *("models.architectures", "models.published", "track.wandb_runs"),
     *("cli.choice", "cli.configs", "cli.options", "cli.explain"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),

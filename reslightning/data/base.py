@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from reslightning.data import augmentations, autoaugment
 from reslightning.data.progress import training_position
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
+from reslightning.ranges import Range, check_ranges
 
 Split = Literal["train", "val", "test"]
 PARTS: tuple[Split, ...] = ("train", "val", "test")
@@ -70,17 +71,17 @@ class DataModule(LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
-        batch_size: int = 128,
-        num_workers: int | None = None,
+        batch_size: Annotated[int, Range("1 or more")] = 128,
+        num_workers: Annotated[int, Range("0 or more")] | None = None,
         stage_to: str | None = None,
-        val_split: int | None = None,
+        val_split: Annotated[int, Range("0 or more")] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         flip: bool | None = None,
         policy: autoaugment.Name | None = None,
-        erasing: float | None = None,
-        mixup: float | None = None,
-        cutmix: float | None = None,
+        erasing: Annotated[float, Range("a probability, [0, 1]")] | None = None,
+        mixup: Annotated[float, Range("0 or more")] | None = None,
+        cutmix: Annotated[float, Range("0 or more")] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -167,21 +168,12 @@ class DataModule(LightningDataModule):
 
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
-        self.at_least(("batch_size", 1), ("num_workers", 0), ("val_split", 0), ("mixup", 0), ("cutmix", 0))
-        if not 0 <= self.erasing <= 1:
-            raise UserError(f"data.erasing={self.erasing} is out of range; allowed: a probability, [0, 1]")
+        check_ranges(type(self), vars(self), "data")
         for option, values in (("mean", self.mean), ("std", self.std)):
             if values.shape != (3,):
                 raise UserError(f"data.{option} has {len(values)} values; allowed: 3, one per channel")
         if not (self.std > 0).all():
             raise UserError(f"data.std={self.std.tolist()} is out of range; allowed: positive numbers")
-
-    def at_least(self, *options: tuple[str, int]) -> None:
-        """Raise UserError where an option is less than it may be."""
-        for option, least in options:
-            given = getattr(self, option)
-            if given is not None and given < least:
-                raise UserError(f"data.{option}={given} is out of range; allowed: {least} or more")
 
     def micro_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass.

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from reslightning.data.reader import Failed, Reader
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
+from reslightning.ranges import Range
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
 
@@ -53,12 +54,12 @@ class ImageFolder(DataModule):
 
     def __init__(
         self,
-        train_size: int = 224,
-        first_size: int | None = None,
+        train_size: Annotated[int, Range("1 or more")] = 224,
+        first_size: Annotated[int, Range("1 or more")] | None = None,
         grow_epochs: list[int] | None = None,
-        crop_scale: float = 0.08,
-        eval_resize: int = 256,
-        eval_size: int = 224,
+        crop_scale: Annotated[float, Range("(0, 1]")] = 0.08,
+        eval_resize: Annotated[int, Range("1 or more")] = 256,
+        eval_size: Annotated[int, Range("1 or more")] = 224,
         on_corrupt: Literal["error", "skip"] = "error",
         device_decode: bool = False,
         index_dir: str | None = None,
@@ -129,7 +130,6 @@ class ImageFolder(DataModule):
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
         super().check_options()
-        self.at_least(("train_size", 1), ("first_size", 1), ("eval_size", 1), ("eval_resize", 1))
         if self.eval_size > self.eval_resize:
             raise UserError(
                 f"data.eval_size={self.eval_size} is more than data.eval_resize={self.eval_resize}: no middle of an "
@@ -140,8 +140,6 @@ class ImageFolder(DataModule):
             raise UserError("data.first_size and data.grow_epochs belong together; give both, or none")
         if self.grow_epochs is not None and not (len(grows) == 2 and 0 <= grows[0] < grows[1]):
             raise UserError(f"data.grow_epochs={grows} is no span of epochs; allowed: [FIRST, LAST], like [11, 13]")
-        if not 0 < self.crop_scale <= 1:
-            raise UserError(f"data.crop_scale={self.crop_scale} is out of range; allowed: (0, 1]")
 
     def setup(self, stage: str | None = None) -> None:
         """Open the source once and divide it; later calls do nothing."""

@@ -25,6 +25,7 @@ from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import describe, result, run_cost, verdict
+from reslightning.train.optim import OPTIMIZERS
 from reslightning.train.preemption import Preemption
 from reslightning.train.recorder import FULL, Recorder
 from reslightning.train.throughput import Throughput
@@ -113,8 +114,8 @@ class Segment:
                 f"its restart number {restarts()}\nIts output may say what ended them; submit it again to go on."
             )
         weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-        # Adam keeps two values a weight, stochastic gradient descent one; an average is one more.
-        copies = 1 + (1 if model.optim.name == "sgd" else 2) + (model.ema_decay is not None)
+        averaged = model.hparams["ema_decay"] is not None
+        copies = 1 + OPTIMIZERS[model.optim.name].kept + averaged
         self.run.check_space(weights * copies)
 
     @property
