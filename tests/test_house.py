@@ -23,14 +23,18 @@ ARROWS = {
 }
 WITHOUT_TORCH = {
     *("errors", "files", "ranges", "__main__", "slurm", "submission", "cluster", "run", "compare"),
-    *("models.architectures", "models.published", "track.wandb_runs"),
+    *("models.architectures", "models.published", "track.wandb_runs", "data.registry"),
     *("cli.choice", "cli.configs", "cli.options", "cli.explain"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
     *("commands.doctor", "commands.fetch"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
-# Whose private attributes may be touched in which module alone.
-PRIVATE = {"trainer": "data.progress"}
+# Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.
+PRIVATE = {
+    "trainer": "data.progress",
+    **dict.fromkeys(("parser", "action"), "cli.parser"),
+    **dict.fromkeys(("submitit", "submitit_slurm"), "commands.submission"),
+}
 
 
 def modules():

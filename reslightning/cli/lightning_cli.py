@@ -25,8 +25,8 @@ from reslightning.cli.options import refuse_secrets
 from reslightning.cli.parser import Parser
 from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import job_id
-from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits, ImageFolder, ImageNet
-from reslightning.data.base import prepare
+from reslightning.data import registry
+from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
 from reslightning.evaluation.evaluate import evaluate
 from reslightning.evaluation.findings import Findings
@@ -38,9 +38,8 @@ from reslightning.train.messages import result
 from reslightning.train.recorder import AtomicCheckpointIO
 from reslightning.train.segment import Segment, check
 
-DATA_SETS: dict[str, type[DataModule]] = {
-    cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100, ImageNet, ImageFolder)
-}
+# Imported here: the parser takes a bare class name of what is imported only.
+DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
 NOT_SUPPORTED = (
     ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),
