@@ -31,7 +31,7 @@ def test_words_without_a_range_are_none():
 
 
 class Base:
-    def __init__(self, rate: Annotated[float, Range("(0, 1)")] | None = None, *, name: str = "") -> None:
+    def __init__(self, rate: Annotated[float | None, Range("(0, 1)")] = None, *, name: str = "") -> None:
         self.rate = rate
 
 

@@ -55,7 +55,7 @@ class ImageFolder(DataModule):
     def __init__(
         self,
         train_size: Annotated[int, Range("1 or more")] = 224,
-        first_size: Annotated[int, Range("1 or more")] | None = None,
+        first_size: Annotated[int | None, Range("1 or more")] = None,
         grow_epochs: list[int] | None = None,
         crop_scale: Annotated[float, Range("(0, 1]")] = 0.08,
         eval_resize: Annotated[int, Range("1 or more")] = 256,

@@ -64,7 +64,7 @@ class ImageClassifier(LightningModule):
         optim: Optim = Optim(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         label_smoothing: Annotated[float, Range("[0, 1)")] = 0.0,
-        ema_decay: Annotated[float, Range("(0, 1)")] | None = None,
+        ema_decay: Annotated[float | None, Range("(0, 1)")] = None,
         new_head: bool | None = None,
         frozen_stages: int | None = None,
         test_flip: bool | None = None,

@@ -41,8 +41,8 @@ class Optim:
     betas: Annotated[tuple[float, float], Range("two numbers in [0, 1)")] = (0.9, 0.999)
     weight_decay: Annotated[float, Range("0 or more")] = 1e-4
     decay_norm_and_bias: bool = True
-    lr_batch: Annotated[int, Range("images, 1 or more")] | None = None
-    body_lr: Annotated[float, Range("(0, 1]")] | None = None
+    lr_batch: Annotated[int | None, Range("images, 1 or more")] = None
+    body_lr: Annotated[float | None, Range("(0, 1]")] = None
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer takes."""
@@ -74,9 +74,9 @@ class Schedule:
 
     name: ScheduleName = "step"
     warmup: Annotated[float, Range("epochs, 0 or more")] = 0.0
-    milestones: Annotated[list[float], Range("positive numbers in ascending order")] | None = None
+    milestones: Annotated[list[float] | None, Range("positive numbers in ascending order")] = None
     gamma: float = 0.1
-    tau: Annotated[float, Range("a positive number")] | None = None
+    tau: Annotated[float | None, Range("a positive number")] = None
     unit: Literal["epochs", "iterations"] = "epochs"
     final: Annotated[float, Range("a fraction in [0, 1]")] = 0.0
     peak: Annotated[float, Range("a fraction in (0, 1)")] = 0.25
