@@ -24,7 +24,8 @@ from PIL import Image
 
 from reslightning.commands import CommandParser
 from reslightning.data import decode
-from reslightning.data.indexing import SPLITS, stamp
+from reslightning.data.indexing import stamp
+from reslightning.data.registry import SPLITS
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
 from reslightning.files import write_atomically

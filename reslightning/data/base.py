@@ -22,16 +22,15 @@ from torch.utils.data import DataLoader
 
 from reslightning.cluster.staging import stage
 from reslightning.data import augmentations, autoaugment
-from reslightning.data.progress import training_position
+from reslightning.data.progress import started_by_lightning, training_position
+from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from reslightning.ranges import Range, check_ranges
 
-Split = Literal["train", "val", "test"]
-PARTS: tuple[Split, ...] = ("train", "val", "test")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
-CROP, FLIP, CUTOUT, ERASING, POLICY, PART = 0, 2, 3, 5, 32, 64
+CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
 
 
 class DataModule(LightningDataModule):
@@ -138,20 +137,26 @@ class DataModule(LightningDataModule):
     def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return an image [height, width, 3] as it is evaluated, before it is normalised."""
 
-    def source(self) -> Path | None:
+    def to_stage(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
         return None
 
-    def parts_of_source(self) -> list[Path] | None:
-        """Return the files of the source that are needed; None for all of them."""
+    def files_to_stage(self) -> list[Path] | None:
+        """Return the files of it that are needed; None for all of them."""
         return None
 
     def cpus(self) -> int:
-        """Return the CPUs that this process may use for loading."""
-        return 1
+        """Return the CPUs that this process may use, of those that a training's processes share."""
+        task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
+        if task.isdigit():
+            here = min(int(task), here)
+        # srun gives every process its own; all others share.
+        if self.trainer and (started_by_lightning(self.trainer) or not task.isdigit()):
+            here //= self.trainer.num_devices
+        return max(here, 1)
 
     def use_copy(self, copy: Path) -> None:
-        """Read from a copy of the source from now on."""
+        """Read from a copy of what ``to_stage`` returns from now on."""
         self.root = copy.parent
 
     def n_samples(self, split: Split) -> int:
@@ -221,12 +226,12 @@ class DataModule(LightningDataModule):
 
     def stage(self) -> None:
         """Read from a copy on the node's own storage from now on, where asked for and possible."""
-        if self.stage_to is None or not (source := self.source()):
+        if self.stage_to is None or not (place := self.to_stage()):
             return
         to = Path(os.path.expandvars(self.stage_to)).expanduser()
         if "$" in str(to):
             raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
-        self.use_copy(stage(source, to, self.parts_of_source()))
+        self.use_copy(stage(place, to, self.files_to_stage()))
         self.stage_to = None
 
     # -- loaders -----------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import decode
-from reslightning.data.base import PARTS, DataModule, Split, ignore_signals
+from reslightning.data.base import DataModule, ignore_signals
 from reslightning.data.labels import imagenet_classes
-from reslightning.data.progress import started_by_lightning
 from reslightning.data.reader import Failed, Reader
+from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
@@ -96,7 +95,7 @@ class ImageFolder(DataModule):
                 )
             self._source = Source(self.root, self.index_dir)
             if self._source.made:
-                count = sum(len(self._source.labels(split)) for split in PARTS)
+                count = sum(len(self._source.labels(split)) for split in SPLITS)
                 print(f"indexed {count:,} images in {self._source.made:.1f} s: {self._source.index.path}", flush=True)
         return self._source
 
@@ -147,7 +146,7 @@ class ImageFolder(DataModule):
             return
         self.check_options()
         self.stage()
-        counts = {split: len(self.images.labels(split)) for split in PARTS}
+        counts = {split: len(self.images.labels(split)) for split in SPLITS}
         everything = {split: (split, torch.arange(count)) for split, count in counts.items()}
         parts: dict[Split, tuple[str, Tensor]] = dict(everything)
         if counts["train"]:
@@ -177,14 +176,14 @@ class ImageFolder(DataModule):
         self.setup()
         return len(self._parts[split][1])
 
-    def source(self) -> Path | None:
+    def to_stage(self) -> Path | None:
         """Return tars, to be staged; a tree is not copied file by file."""
         if self.images.layout.kind == "tree":
             print("data.stage_to: a tree of files is not copied; `reslightning pack` makes tars of it", file=sys.stderr)
             return None
         return self.root
 
-    def parts_of_source(self) -> list[Path]:
+    def files_to_stage(self) -> list[Path]:
         """Return the tars, what says the validation images' classes, and the index if it lies beside them."""
         source = self.images
         beside = [source.index.path] if source.index.path.parent == source.layout.root else []
@@ -225,16 +224,6 @@ class ImageFolder(DataModule):
         """Return an image's middle [eval_size, eval_size, 3]."""
         part, positions = self._parts[split]
         return decode.center(self.images.read(part, int(positions[index])), self.eval_resize, self.eval_size)
-
-    def cpus(self) -> int:
-        """Return the CPUs that this process may use, of those that a training's processes share."""
-        task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
-        if task.isdigit():
-            here = min(int(task), here)
-        # srun gives every process its own; all others share.
-        if self.trainer and (started_by_lightning(self.trainer) or not task.isdigit()):
-            here //= self.trainer.num_devices
-        return max(here, 1)
 
     def indices(self, content: Any) -> Tensor:
         """Return the indices of what a worker read.

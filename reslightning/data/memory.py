@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import augmentations
-from reslightning.data.base import CROP, CUTOUT, DataModule, Split, ignore_signals
+from reslightning.data.base import CROP, CUTOUT, DataModule, ignore_signals
+from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from reslightning.ranges import Range

@@ -15,6 +15,7 @@ from reslightning.cluster.allocation import job_id, restarts
 from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, requeue, running
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs, lost_process, started_by_lightning
+from reslightning.data.registry import SPLITS
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
 from reslightning.models.weights import check_fit, read_checkpoint
@@ -265,7 +266,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "classes": data.num_classes,
         "protocol": model.protocol(data),
         "val_source": data.val_source,
-        "n_samples": {split: data.n_samples(split) for split in ("train", "val", "test")},
+        "n_samples": {split: data.n_samples(split) for split in SPLITS},
         "parameters": parameters,
         "multiply_adds": multiply_adds,
         "epochs": config["trainer"]["max_epochs"],

@@ -104,7 +104,7 @@ def test_a_new_family_is_a_row(monkeypatch):
     assert get_architecture("wide26").layers == 26
     with pytest.raises(UserError, match="the nearest are wide14 and wide20"):
         get_architecture("wide15")
-    with pytest.raises(UserError, match="and resnetD or plainD or wideD of any depth D = 6n [+] 2"):
+    with pytest.raises(UserError, match=r"and resnetD or plainD or wideD of any depth D = 6n \+ 2"):
         get_architecture("narrow20")
 
 
