@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "reslightning"
-GROUND = {"errors", "files"}
+GROUND = {"errors", "files", "ranges"}
 DOORS = {"__main__", "slurm", "submission"}  # what is started by name from outside: they may open any wing
 # What a wing may import besides itself and the ground. An arrow points down: what it names stands above it here.
 ARROWS = {
@@ -22,15 +22,19 @@ ARROWS = {
     "commands": {"models", "cluster", "data", "run", "track", "compare", "train", "evaluation", "cli"},
 }
 WITHOUT_TORCH = {
-    *("errors", "files", "__main__", "slurm", "submission", "cluster", "run", "compare"),
-    *("models.architectures", "models.published", "track.wandb_runs"),
-    *("cli.choice", "cli.configs", "cli.options", "cli.explain"),
+    *("errors", "files", "ranges", "__main__", "slurm", "submission", "cluster", "run", "compare"),
+    *("models.architectures", "models.published", "track.wandb_runs", "data.registry"),
+    *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
     *("commands.doctor", "commands.fetch"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
-# Whose private attributes may be touched in which module alone.
-PRIVATE = {"trainer": "data.progress"}
+# Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.
+PRIVATE = {
+    "trainer": "data.progress",
+    **dict.fromkeys(("parser", "action"), "cli.parser"),
+    **dict.fromkeys(("submitit", "submitit_slurm"), "commands.submission"),
+}
 
 
 def modules():

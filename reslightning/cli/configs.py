@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from reslightning.data.registry import default_config
 from reslightning.errors import UserError, near_misses
 from reslightning.run import layout
 
@@ -30,9 +32,8 @@ def arrange(argv: list[str]) -> list[list[str]]:
             flags.append(argument)
     choices = [configs]
     if not configs and not {"-h", "--help"} & set(flags):
-        run_dir = value_of(flags, "run_dir")
-        data = value_of(flags, "data") or value_of(flags, "data.class_path") or "Digits"
-        name = data.rpartition(".")[2].lower()
+        run_dir = last_value(flags, "run_dir")
+        name = default_config(last_value(flags, "data", "data.class_path") or "Digits")
         own = Path(run_dir).expanduser() / layout.CONFIG if run_dir else None
         choices = [[str(own)]] if own and own.is_file() else []
         if command == "fit" or not choices:
@@ -48,15 +49,17 @@ def underscored(words: Sequence[str]) -> list[str]:
     return [re.sub(r"^--[A-Za-z][^=]*", lambda option: "--" + option[0][2:].replace("-", "_"), word) for word in words]
 
 
-def value_of(flags: list[str], option: str) -> str | None:
-    """Return the last value that is given for an option."""
-    value = None
-    for position, flag in enumerate(flags):
-        if flag == f"--{option}" and position + 1 < len(flags):
-            value = flags[position + 1]
-        elif flag.startswith(f"--{option}="):
-            value = flag.partition("=")[2]
-    return value
+def last_value(flags: Sequence[str], *names: str) -> str | None:
+    """Return the last value that is given for the first of an option's names that is given at all."""
+    for name in names:
+        values = [
+            flag.partition("=")[2] if flag.startswith(f"--{name}=") else following
+            for flag, following in itertools.pairwise([*flags, ""])
+            if flag.startswith(f"--{name}=") or (flag == f"--{name}" and following)
+        ]
+        if values and values[-1]:
+            return values[-1]
+    return None
 
 
 def _config_folders() -> list[Path]:

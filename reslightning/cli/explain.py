@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
+from reslightning.cli.parser import options
+from reslightning.data import registry
 from reslightning.errors import near_misses
+from reslightning.ranges import parameters
 
 WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
@@ -18,9 +21,9 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
     Args:
         message: jsonargparse's own, often many lines.
         parser: the subcommand's parser, for its options and their types.
-        data_sets: the data modules by class name.
+        data_sets: the package's data modules by class name.
     """
-    types = _option_types(parser, data_sets)
+    types = option_types(parser, [*data_sets.values(), *registry.outside()])
     unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown:
         return _unknown_option(unknown[1].partition("=")[0].lstrip("-"), types)
@@ -55,18 +58,11 @@ def _unknown_option(name: str, types: Iterable[str]) -> str:
     return f"unknown option {name!r}{near}\n`fit --help` and `fit --data.help CIFAR10` list the options"
 
 
-def _option_types(parser: Any, data_sets: Mapping[str, type]) -> dict[str, Any]:
-    types: dict[str, Any] = {}
-    for action in parser._actions:
-        for option in action.option_strings:
-            if option.startswith("--") and not option.endswith("help"):
-                types[option[2:]] = getattr(action, "_typehint", None)
-    # A subclass passes what is not its own on to its base.
-    for owner in {base for data_set in data_sets.values() for base in data_set.__mro__ if "__init__" in vars(base)}:
-        if owner.__module__.startswith("reslightning."):
-            for name, hint in get_type_hints(owner.__init__).items():  # type: ignore[misc]
-                if name not in ("return", "seed", "options"):
-                    types[f"data.{name}"] = hint
+def option_types(parser: Any, data_sets: Iterable[type]) -> dict[str, Any]:
+    """Return the type of every option, also of those that a data set has."""
+    types = options(parser)
+    for data_set in data_sets:
+        types |= {f"data.{name}": hint for name, hint in parameters(data_set).items() if name != "seed"}
     return types
 
 

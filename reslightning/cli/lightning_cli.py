@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
@@ -22,11 +22,10 @@ from reslightning.cli.choice import belongs_to, find_run, find_weights
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.explain import explain
 from reslightning.cli.options import refuse_secrets
-from reslightning.cli.parser import Parser
 from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import job_id
-from reslightning.data import CIFAR10, CIFAR100, DataModule, Digits, ImageFolder, ImageNet
-from reslightning.data.base import prepare
+from reslightning.data import registry
+from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
 from reslightning.evaluation.evaluate import evaluate
 from reslightning.evaluation.findings import Findings
@@ -38,15 +37,22 @@ from reslightning.train.messages import result
 from reslightning.train.recorder import AtomicCheckpointIO
 from reslightning.train.segment import Segment, check
 
-DATA_SETS: dict[str, type[DataModule]] = {
-    cls.__name__: cls for cls in (Digits, CIFAR10, CIFAR100, ImageNet, ImageFolder)
-}
+# Imported here: the parser takes a bare class name of what is imported only.
+DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
 NOT_SUPPORTED = (
     ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),
     ("max_time", (None,), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
     ("val_check_interval", (None, 1.0), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
 )
+
+
+class Parser(LightningArgumentParser):
+    """Leaves what it does not accept to be said in one line, instead of printing every option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a UserError."""
+        raise UserError(str(message)) from ex
 
 
 class CLI(LightningCLI):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reslightning.cli.configs import arrange, load_config
+from reslightning.cli.configs import arrange, last_value, load_config
+from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
+from reslightning.ranges import parameters
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Classes whose own options, and lists of classes, may stand below these.
@@ -45,10 +48,10 @@ def known_options() -> set[str]:
 def check_options(argv: list[str]) -> None:
     """Raise UserError where a command line's config is missing, or names an option that there is not.
 
-    Values are not looked at.
+    Values are not looked at. A data set that is not this package's is imported, for its options.
     """
-    known = known_options()
     _, *words = arrange(argv)[-1]
+    known = known_options() | _outside_options(words)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
             content = load_config(Path(following))
@@ -82,6 +85,17 @@ def refuse_secrets(value: Any, key: str = "") -> None:
             f"the option {key} is given a credential, which would be written to the run's files\nLeave it out: log in "
             "with its library's tool, or set the environment variable that it reads (WANDB_API_KEY, say)."
         )
+
+
+def _outside_options(words: Sequence[str]) -> set[str]:
+    """Return the options of the data set that is meant, where it is given by a class path outside of this package."""
+    files = [load_config(Path(file)) for word, file in itertools.pairwise(words) if word == "-c"]
+    given = [content["data"] for content in files if content.get("data")]
+    paths = [data.get("class_path") if isinstance(data, dict) else data for data in given]
+    path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")
+    if "." not in path or path.startswith("reslightning."):
+        return set()
+    return {f"data.{name}" for name in parameters(registry.load(path))} - LINKED
 
 
 def _check(key: str, known: set[str], where: str) -> None:

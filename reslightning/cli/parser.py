@@ -1,17 +1,58 @@
-"""Parsers that say in one line what is wrong."""
+"""Parsers: what small commands parse with, and the only module that touches jsonargparse's private attributes."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+import jsonargparse
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from reslightning.errors import UserError
+from reslightning.cli.configs import last_value, underscored
+from reslightning.errors import UserError, near_misses
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    PositiveInt: "a whole number, 1 or more",
+    PositiveFloat: "a number above 0",
+}
 
 
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line with a near miss, instead of printing every option."""
+class CommandParser(jsonargparse.ArgumentParser):
+    """Says what is wrong in one message with a near miss; takes no abbreviations, and dashes for underscores."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
+        self._words: list[str] = []
+
+    def parse_args(self, args: Sequence[str], **options: Any) -> jsonargparse.Namespace:  # type: ignore[override]
+        """Return the options that a command line gives."""
+        self._words = underscored(args)
+        return super().parse_args(self._words, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a UserError for whatever the parser does not accept."""
-        raise UserError(str(message)) from ex
+        """Raise a UserError."""
+        if value := re.search(r'Parser key "(\w+)"|argument --(\w+): invalid \w+ value', message):
+            name = value[1] or value[2]
+            kind = options(self)[name]
+            allowed = WORDS.get(kind) or kind.__doc__
+            given = f"--{name}={last_value(self._words, name)}"
+            raise UserError(f"{given} is not allowed; allowed: {allowed}") from ex
+        unknown = re.search(r"unrecognized arguments: (\S+)|invalid choice: '(.*?)'", message)
+        known = [f"--{option}" for option in options(self)]
+        choices = [str(choice) for action in self._actions for choice in action.choices or ()]
+        near = near_misses(unknown[1] or unknown[2], [*known, *choices]) if unknown else ""
+        raise UserError(f"{message}{near}\n{self.prog} --help lists the options") from ex
+
+
+def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Return the type of every option of a parser, dotted (model.optim.lr); None where it has none."""
+    return {
+        option.removeprefix("--"): getattr(action, "_typehint", None) or action.type
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and not option.endswith("help")
+    }

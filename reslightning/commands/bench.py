@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from reslightning.cli.lightning_cli import quiet
-from reslightning.commands import CommandParser
-from reslightning.commands.measure import bench_files, in_turn, print_rates, rate, ratio
-from reslightning.data import CIFAR10, ImageFolder, ImageNet
-from reslightning.data.sampler import TrainSampler
+from reslightning.cli.parser import CommandParser
+from reslightning.commands.bench_data import (
+    Batches,
+    batches,
+    bench_data,
+    forever,
+    in_turn,
+    plain_memory_loader,
+    print_rates,
+    ratio,
+)
+from reslightning.data import CIFAR10
+from reslightning.data.registry import DATA_SETS
 from reslightning.models.resnet import build_model
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.optim import Optim, make_optimizer
 from reslightning.train.preemption import Preemption
 from reslightning.train.throughput import WARM_UP, Throughput
-
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def main(argv: list[str]) -> int:
@@ -38,8 +41,7 @@ def main(argv: list[str]) -> int:
         help="data: the loader on one core against torchvision's data set with PIL transforms; "
         "train: training on CIFAR-10 against a hand-written loop over that loader",
     )
-    kinds = ["CIFAR10", "ImageNet", "ImageFolder"]
-    parser.add_argument("--data", choices=kinds, default=kinds[0], help="data: of which")
+    parser.add_argument("--data", choices=[*DATA_SETS], default="CIFAR10", help="data: of which")
     parser.add_argument("--root", help="where the data is (default: $RESLIGHTNING_DATA, else ./data)")
     parser.add_argument("--reference", help="data: what torchvision reads, the original files of a packed source")
     parser.add_argument("--size", type=int, default=224, help="data: training crops of files, in pixels")
@@ -55,86 +57,26 @@ def main(argv: list[str]) -> int:
     if min(args.rounds, args.steps, args.batch_size) < 1 or args.seconds <= 0:
         parser.error("--rounds, --steps, --batch_size and --seconds must be above zero")
     quiet()
-    if args.data != "CIFAR10":
-        if args.what == "train":
-            parser.error("bench train measures CIFAR-10")
-        kind = {"ImageNet": ImageNet, "ImageFolder": ImageFolder}[args.data]
-        ours, plain = (
-            kind(root=root, train_size=args.size, batch_size=1, num_workers=0, val_split=1)
-            for root in (args.root, args.reference or args.root)
-        )
-        bench_files(ours, plain, args.rounds, args.seconds, args.gpu_rate)
-        return 0
-    data = CIFAR10(root=args.root, batch_size=args.batch_size)
-    data.setup()
     if args.what == "data":
-        _bench_data(data, args.rounds, args.seconds)
+        bench_data(args)
+    elif args.data != "CIFAR10":
+        parser.error("bench train measures CIFAR-10")
     else:
+        data = CIFAR10(root=args.root, batch_size=args.batch_size)
+        data.setup()
         _bench_train(data, args.arch, args.rounds, args.steps)
     return 0
 
 
-# -- data ------------------------------------------------------------------------------------------
-
-
-def _bench_data(data: CIFAR10, rounds: int, seconds: float) -> None:
-    torch.set_num_threads(1)
-    plain_loader = _plain_loader(data)
-    print(f"CIFAR-10 to normalised float batches of {data.batch_size}, one core, {rounds} rounds in turn")
-    ours, plain = in_turn(
-        rounds, lambda: rate(_our_batches(data), seconds), lambda: rate(_forever(plain_loader), seconds)
-    )
-    print_rates({"reslightning": ours, "torchvision CIFAR10, PIL transforms, DataLoader": plain})
-    print(f"ratio {ratio(ours, plain):.1f}")
-
-
-def _our_batches(data: CIFAR10) -> Batches:
-    sampler = TrainSampler(data.n_samples("train"), data.batch_size, seed=0, rank=0, world_size=1)
-    epoch = 0
-    while True:
-        sampler.set_epoch(epoch)
-        for indices in data.loader("train", sampler, data.batch_size):
-            yield data.training_batch(indices, epoch)
-        epoch += 1
-
-
-def _plain_loader(data: CIFAR10) -> DataLoader[Any]:
-    from torchvision import datasets, transforms
-
-    # torchvision's own class and its own way to an image; only its reader of files is passed over,
-    # because it takes the python layout with official checksums alone.
-    plain = datasets.CIFAR10.__new__(datasets.CIFAR10)
-    images, labels = data.load(train=True)
-    plain.data, plain.targets = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
-    plain.target_transform = None
-    plain.transform = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(data.own_mean, data.own_std),
-        ]
-    )
-    return DataLoader(plain, batch_size=data.batch_size, shuffle=True, drop_last=True)
-
-
-def _forever(loader: Iterable[Any]) -> Batches:
-    while True:
-        yield from loader
-
-
-# -- training --------------------------------------------------------------------------------------
-
-
 def _bench_train(data: CIFAR10, arch: str, rounds: int, steps: int) -> None:
-    plain_loader = _plain_loader(data)
+    plain_loader = plain_memory_loader(data)
     threads = torch.get_num_threads()
     print(f"{arch}, batches of {data.batch_size}, {threads} threads, {rounds} rounds of {steps} steps in turn")
     trainer, loop, plain = in_turn(
         rounds,
         lambda: _trainer_rate(data, arch, steps),
-        lambda: _loop_rate(arch, _our_batches(data), steps, fast=True),
-        lambda: _loop_rate(arch, _forever(plain_loader), steps, fast=False),
+        lambda: _loop_rate(arch, batches(data, data.batch_size), steps, fast=True),
+        lambda: _loop_rate(arch, forever(plain_loader), steps, fast=False),
     )
     print_rates(
         {
@@ -168,7 +110,7 @@ def _trainer_rate(data: CIFAR10, arch: str, steps: int) -> float:
     return rate
 
 
-def _loop_rate(arch: str, batches: Batches, steps: int, *, fast: bool) -> float:
+def _loop_rate(arch: str, source: Batches, steps: int, *, fast: bool) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     memory_format = torch.channels_last if fast else torch.contiguous_format
     model = build_model(arch).to(device).to(memory_format=memory_format)
@@ -179,7 +121,7 @@ def _loop_rate(arch: str, batches: Batches, steps: int, *, fast: bool) -> float:
         if step == WARM_UP:
             _wait(device)
             images_seen, start = 0, time.perf_counter()
-        images, labels = (part.to(device) for part in next(batches))
+        images, labels = (part.to(device) for part in next(source))
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             loss = F.cross_entropy(model(images.contiguous(memory_format=memory_format)), labels)
         optimizer.zero_grad()

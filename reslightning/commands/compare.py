@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from reslightning.commands import CommandParser
+from reslightning.cli.parser import CommandParser
 from reslightning.compare.columns import COLUMNS, DEFAULT, RUNS, Column, column, differing, usual_columns
 from reslightning.compare.figures import check_suffix, curves, plot
 from reslightning.compare.filters import Filter, select

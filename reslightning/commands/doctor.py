@@ -14,9 +14,9 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from reslightning.cli.parser import CommandParser
 from reslightning.cluster.allocation import INTERACTIVE_NAMES, Allocation
 from reslightning.cluster.launch import Plan
-from reslightning.commands import CommandParser
 from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from reslightning.commands import CommandParser
+from reslightning.cli.parser import CommandParser
+from reslightning.data.registry import fetchable, load
 from reslightning.errors import UserError, near_misses
 
 
@@ -16,7 +18,7 @@ def main(argv: list[str]) -> int:
         prog="reslightning fetch",
         description="Download and check data sets and weights, and say how to use them where there is no internet.",
     )
-    parser.add_argument("name", nargs="+", help="cifar10, cifar100, or torchvision:NETWORK[.WEIGHTS]")
+    parser.add_argument("name", nargs="+", help=f"{', '.join(fetchable())}, or torchvision:NETWORK[.WEIGHTS]")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to put them in")
     args = parser.parse_args(argv[1:])
     for task in [_task(name, args.to.expanduser()) for name in args.name]:
@@ -25,11 +27,9 @@ def main(argv: list[str]) -> int:
 
 
 def _task(name: str, to: Path) -> Callable[[], str]:
-    from reslightning.data import CIFAR10, CIFAR100
-
-    data_sets = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+    data_sets = fetchable()
     if name.lower() in data_sets:
-        data_set = data_sets[name.lower()]
+        data_set: Any = load(data_sets[name.lower()])
         return lambda: f"{data_set.fetch(to)}: use it with --data {data_set.__name__} --data.root {to}"
     if name.startswith("torchvision:"):
         return _weights(name, to)

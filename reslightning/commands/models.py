@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reslightning.commands import CommandParser
+from reslightning.cli.parser import CommandParser
 from reslightning.models.architectures import cost, get_architecture, list_architectures, resolve_options
 from reslightning.models.published import PUBLISHED, Published
 

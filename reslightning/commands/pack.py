@@ -20,11 +20,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
+from jsonargparse.typing import PositiveInt, restricted_number_type
 from PIL import Image
 
-from reslightning.commands import CommandParser, PositiveInt, restricted_number_type
+from reslightning.cli.parser import CommandParser
 from reslightning.data import decode
-from reslightning.data.indexing import SPLITS, stamp
+from reslightning.data.indexing import stamp
+from reslightning.data.registry import SPLITS
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
 from reslightning.files import whole, write_atomically

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.options import check_options
-from reslightning.commands import CommandParser, PositiveInt
+from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
 
 if TYPE_CHECKING:

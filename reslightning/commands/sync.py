@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from reslightning.cli.configs import load_config
-from reslightning.commands import CommandParser
+from reslightning.cli.parser import CommandParser
 from reslightning.errors import TrainingError, UserError
 from reslightning.run import layout
 from reslightning.run.record import RunRecord, find_runs

@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,15 +22,15 @@ from torch.utils.data import DataLoader
 
 from reslightning.cluster.staging import stage
 from reslightning.data import augmentations, autoaugment
-from reslightning.data.progress import training_position
+from reslightning.data.progress import started_by_lightning, training_position
+from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
+from reslightning.ranges import Range, check_ranges
 
-Split = Literal["train", "val", "test"]
-PARTS: tuple[Split, ...] = ("train", "val", "test")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
-CROP, FLIP, CUTOUT, ERASING, POLICY, PART = 0, 2, 3, 5, 32, 64
+CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
 
 
 class DataModule(LightningDataModule):
@@ -70,17 +70,17 @@ class DataModule(LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
-        batch_size: int = 128,
-        num_workers: int | None = None,
+        batch_size: Annotated[int, Range("1 or more")] = 128,
+        num_workers: Annotated[int | None, Range("0 or more")] = None,
         stage_to: str | None = None,
-        val_split: int | None = None,
+        val_split: Annotated[int | None, Range("0 or more")] = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         flip: bool | None = None,
         policy: autoaugment.Name | None = None,
-        erasing: float | None = None,
-        mixup: float | None = None,
-        cutmix: float | None = None,
+        erasing: Annotated[float | None, Range("a probability, [0, 1]")] = None,
+        mixup: Annotated[float | None, Range("0 or more")] = None,
+        cutmix: Annotated[float | None, Range("0 or more")] = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -137,20 +137,26 @@ class DataModule(LightningDataModule):
     def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return an image [height, width, 3] as it is evaluated, before it is normalised."""
 
-    def source(self) -> Path | None:
+    def to_stage(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
         return None
 
-    def parts_of_source(self) -> list[Path] | None:
-        """Return the files of the source that are needed; None for all of them."""
+    def files_to_stage(self) -> list[Path] | None:
+        """Return the files of it that are needed; None for all of them."""
         return None
 
     def cpus(self) -> int:
-        """Return the CPUs that this process may use for loading."""
-        return 1
+        """Return the CPUs that this process may use, of those that a training's processes share."""
+        task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
+        if task.isdigit():
+            here = min(int(task), here)
+        # srun gives every process its own; all others share.
+        if self.trainer and (started_by_lightning(self.trainer) or not task.isdigit()):
+            here //= self.trainer.num_devices
+        return max(here, 1)
 
     def use_copy(self, copy: Path) -> None:
-        """Read from a copy of the source from now on."""
+        """Read from a copy of what ``to_stage`` returns from now on."""
         self.root = copy.parent
 
     def n_samples(self, split: Split) -> int:
@@ -167,21 +173,12 @@ class DataModule(LightningDataModule):
 
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
-        self.at_least(("batch_size", 1), ("num_workers", 0), ("val_split", 0), ("mixup", 0), ("cutmix", 0))
-        if not 0 <= self.erasing <= 1:
-            raise UserError(f"data.erasing={self.erasing} is out of range; allowed: a probability, [0, 1]")
+        check_ranges(type(self), vars(self), "data")
         for option, values in (("mean", self.mean), ("std", self.std)):
             if values.shape != (3,):
                 raise UserError(f"data.{option} has {len(values)} values; allowed: 3, one per channel")
         if not (self.std > 0).all():
             raise UserError(f"data.std={self.std.tolist()} is out of range; allowed: positive numbers")
-
-    def at_least(self, *options: tuple[str, int]) -> None:
-        """Raise UserError where an option is less than it may be."""
-        for option, least in options:
-            given = getattr(self, option)
-            if given is not None and given < least:
-                raise UserError(f"data.{option}={given} is out of range; allowed: {least} or more")
 
     def micro_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass.
@@ -229,12 +226,12 @@ class DataModule(LightningDataModule):
 
     def stage(self) -> None:
         """Read from a copy on the node's own storage from now on, where asked for and possible."""
-        if self.stage_to is None or not (source := self.source()):
+        if self.stage_to is None or not (place := self.to_stage()):
             return
         to = Path(os.path.expandvars(self.stage_to)).expanduser()
         if "$" in str(to):
             raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
-        self.use_copy(stage(source, to, self.parts_of_source()))
+        self.use_copy(stage(place, to, self.files_to_stage()))
         self.stage_to = None
 
     # -- loaders -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ PIXELS = 3 * 32 * 32
 SITE = "https://www.cs.toronto.edu/~kriz/"
 
 
-class Layout(NamedTuple):
+class Distribution(NamedTuple):
     """One official distribution: a folder of files, also to be had as one archive."""
 
     folder: str
@@ -45,8 +45,8 @@ _CIFAR100_NAMES = """
 
 
 class _CIFAR(InMemory):
-    binary: ClassVar[Layout]
-    python: ClassVar[Layout]
+    binary: ClassVar[Distribution]
+    python: ClassVar[Distribution]
     label_bytes: ClassVar[int]  # the class is the last of them
     label_key: ClassVar[bytes]
     site: ClassVar[str] = SITE
@@ -56,7 +56,7 @@ class _CIFAR(InMemory):
         if self.download and self._found() is None:
             self.fetch(self.root)
 
-    def source(self) -> Path | None:
+    def to_stage(self) -> Path | None:
         """Return the official folder, or the archive."""
         found = self._found()
         return found[1] if found else None
@@ -88,7 +88,7 @@ class _CIFAR(InMemory):
         labels = np.concatenate([labels for _, labels in parts])
         return torch.from_numpy(images), torch.from_numpy(labels)
 
-    def _found(self) -> tuple[Layout, Path] | None:
+    def _found(self) -> tuple[Distribution, Path] | None:
         for layout in (self.binary, self.python):
             for place in (self.root / layout.folder, self.root):
                 if place.name == layout.folder and place.is_dir():
@@ -147,14 +147,14 @@ class CIFAR10(_CIFAR):
     own_std = (0.2470, 0.2435, 0.2616)
     label_bytes = 1
     label_key = b"labels"
-    binary = Layout(
+    binary = Distribution(
         "cifar-10-batches-bin",
         "cifar-10-binary.tar.gz",
         "c32a1d4ab5d03f1284b67883e8d87530",
         {f"data_batch_{i}.bin": 10_000 for i in range(1, 6)},
         {"test_batch.bin": 10_000},
     )
-    python = Layout(
+    python = Distribution(
         "cifar-10-batches-py",
         "cifar-10-python.tar.gz",
         "c58f30108f718f92721af3b95e74349a",
@@ -172,14 +172,14 @@ class CIFAR100(_CIFAR):
     own_std = (0.2673, 0.2564, 0.2762)
     label_bytes = 2  # superclass, class
     label_key = b"fine_labels"
-    binary = Layout(
+    binary = Distribution(
         "cifar-100-binary",
         "cifar-100-binary.tar.gz",
         "03b5dce01913d631647c71ecec9e9cb8",
         {"train.bin": 50_000},
         {"test.bin": 10_000},
     )
-    python = Layout(
+    python = Distribution(
         "cifar-100-python",
         "cifar-100-python.tar.gz",
         "eb9058c3a382ffc7106e4002c42a8d85",
@@ -188,7 +188,7 @@ class CIFAR100(_CIFAR):
     )
 
 
-def _read(layout: Layout, place: Path, files: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
+def _read(layout: Distribution, place: Path, files: dict[str, int]) -> Iterator[tuple[str, int, bytes]]:
     """Yield name, number of images and content of files in a folder or an unpacked archive."""
     if place.is_dir():
         for name, images in files.items():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import decode
-from reslightning.data.base import PARTS, DataModule, Split, ignore_signals
+from reslightning.data.base import DataModule, ignore_signals
 from reslightning.data.labels import imagenet_classes
-from reslightning.data.progress import started_by_lightning
 from reslightning.data.reader import Failed, Reader
+from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
+from reslightning.ranges import Range
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
 
@@ -53,12 +53,12 @@ class ImageFolder(DataModule):
 
     def __init__(
         self,
-        train_size: int = 224,
-        first_size: int | None = None,
+        train_size: Annotated[int, Range("1 or more")] = 224,
+        first_size: Annotated[int | None, Range("1 or more")] = None,
         grow_epochs: list[int] | None = None,
-        crop_scale: float = 0.08,
-        eval_resize: int = 256,
-        eval_size: int = 224,
+        crop_scale: Annotated[float, Range("(0, 1]")] = 0.08,
+        eval_resize: Annotated[int, Range("1 or more")] = 256,
+        eval_size: Annotated[int, Range("1 or more")] = 224,
         on_corrupt: Literal["error", "skip"] = "error",
         device_decode: bool = False,
         index_dir: str | None = None,
@@ -95,7 +95,7 @@ class ImageFolder(DataModule):
                 )
             self._source = Source(self.root, self.index_dir)
             if self._source.made:
-                count = sum(len(self._source.labels(split)) for split in PARTS)
+                count = sum(len(self._source.labels(split)) for split in SPLITS)
                 print(f"indexed {count:,} images in {self._source.made:.1f} s: {self._source.index.path}", flush=True)
         return self._source
 
@@ -129,7 +129,6 @@ class ImageFolder(DataModule):
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
         super().check_options()
-        self.at_least(("train_size", 1), ("first_size", 1), ("eval_size", 1), ("eval_resize", 1))
         if self.eval_size > self.eval_resize:
             raise UserError(
                 f"data.eval_size={self.eval_size} is more than data.eval_resize={self.eval_resize}: no middle of an "
@@ -140,8 +139,6 @@ class ImageFolder(DataModule):
             raise UserError("data.first_size and data.grow_epochs belong together; give both, or none")
         if self.grow_epochs is not None and not (len(grows) == 2 and 0 <= grows[0] < grows[1]):
             raise UserError(f"data.grow_epochs={grows} is no span of epochs; allowed: [FIRST, LAST], like [11, 13]")
-        if not 0 < self.crop_scale <= 1:
-            raise UserError(f"data.crop_scale={self.crop_scale} is out of range; allowed: (0, 1]")
 
     def setup(self, stage: str | None = None) -> None:
         """Open the source once and divide it; later calls do nothing."""
@@ -149,7 +146,7 @@ class ImageFolder(DataModule):
             return
         self.check_options()
         self.stage()
-        counts = {split: len(self.images.labels(split)) for split in PARTS}
+        counts = {split: len(self.images.labels(split)) for split in SPLITS}
         everything = {split: (split, torch.arange(count)) for split, count in counts.items()}
         parts: dict[Split, tuple[str, Tensor]] = dict(everything)
         if counts["train"]:
@@ -179,14 +176,14 @@ class ImageFolder(DataModule):
         self.setup()
         return len(self._parts[split][1])
 
-    def source(self) -> Path | None:
+    def to_stage(self) -> Path | None:
         """Return tars, to be staged; a tree is not copied file by file."""
         if self.images.layout.kind == "tree":
             print("data.stage_to: a tree of files is not copied; `reslightning pack` makes tars of it", file=sys.stderr)
             return None
         return self.root
 
-    def parts_of_source(self) -> list[Path]:
+    def files_to_stage(self) -> list[Path]:
         """Return the tars, what says the validation images' classes, and the index if it lies beside them."""
         source = self.images
         beside = [source.index.path] if source.index.path.parent == source.layout.root else []
@@ -227,16 +224,6 @@ class ImageFolder(DataModule):
         """Return an image's middle [eval_size, eval_size, 3]."""
         part, positions = self._parts[split]
         return decode.center(self.images.read(part, int(positions[index])), self.eval_resize, self.eval_size)
-
-    def cpus(self) -> int:
-        """Return the CPUs that this process may use, of those that a training's processes share."""
-        task, here = os.environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
-        if task.isdigit():
-            here = min(int(task), here)
-        # srun gives every process its own; all others share.
-        if self.trainer and (started_by_lightning(self.trainer) or not task.isdigit()):
-            here //= self.trainer.num_devices
-        return max(here, 1)
 
     def indices(self, content: Any) -> Tensor:
         """Return the indices of what a worker read.

@@ -17,10 +17,10 @@ import numpy as np
 from safetensors.numpy import save
 
 from reslightning.data.labels import label_file, validation_classes
+from reslightning.data.registry import SPLITS
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
 
-SPLITS = ("train", "val", "test")
 SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KAGGLE = Path("ILSVRC") / "Data" / "CLS-LOC"
@@ -30,7 +30,7 @@ SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
-class Layout:
+class SourceLayout:
     """How a source is laid out.
 
     Attributes:
@@ -46,30 +46,30 @@ class Layout:
     labels: Path | None
 
 
-def find_layout(root: Path) -> Layout:
+def find_layout(root: Path) -> SourceLayout:
     """Return what lies at ``root``, a folder or a tar.
 
     Raises:
         UserError: nothing that is known; the message says what was looked for.
     """
     if root.is_file():
-        return Layout("tars", root.parent, (root,), label_file(root.parent))
+        return SourceLayout("tars", root.parent, (root,), label_file(root.parent))
     if (root / TRAIN_TAR).is_file():
         if not (root / VAL_TAR).is_file():
             raise UserError(f"{root} has {TRAIN_TAR}, but no {VAL_TAR}\nPut it beside, or give another --data.root.")
-        return Layout("official", root, (root / TRAIN_TAR, root / VAL_TAR), label_file(root))
+        return SourceLayout("official", root, (root / TRAIN_TAR, root / VAL_TAR), label_file(root))
     for folder in (root, root / KAGGLE):
         if splits := tuple(folder / split for split in SPLITS if (folder / split).is_dir()):
-            return Layout("tree", folder, splits, label_file(root) or label_file(folder))
+            return SourceLayout("tree", folder, splits, label_file(root) or label_file(folder))
     if tars := tuple(sorted(root.glob("*.tar"))):
-        return Layout("tars", root, tars, label_file(root))
+        return SourceLayout("tars", root, tars, label_file(root))
     raise UserError(
         f"no images under {root.absolute()}\nlooked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
         f"{TRAIN_TAR} with {VAL_TAR}, or tars of SPLIT/CLASS/FILE\nGive their place as --data.root."
     )
 
 
-def stamp(layout: Layout) -> str:
+def stamp(layout: SourceLayout) -> str:
     """Return what an index is checked against: size and time of the tars, or time of a tree's folders."""
     paths = list(layout.files) + ([layout.labels] if layout.labels else [])
     if layout.kind == "tree":
@@ -104,7 +104,7 @@ class Member(NamedTuple):
     size: int
 
 
-def members(layout: Layout) -> Iterator[Member]:
+def members(layout: SourceLayout) -> Iterator[Member]:
     """Yield a source's images and folders in any order; paths begin with train/, val/ or test/."""
     if layout.kind == "tree":
         for split in layout.files:
@@ -209,7 +209,7 @@ def _is_image(name: str) -> bool:
 # -- the index ----------------------------------------------------------------------------------
 
 
-def write_index(path: Path, layout: Layout, stamped: str) -> None:
+def write_index(path: Path, layout: SourceLayout, stamped: str) -> None:
     """Write the index of a source to ``path``, whole or not at all.
 
     Train is ordered by class and name, val and test by name first: the same images are in the
@@ -267,7 +267,7 @@ def _columns(split: str, images: list[tuple[str, str, Member]], numbers: dict[st
     }
 
 
-def _labelled(images: list[tuple[str, str, Member]], layout: Layout) -> list[tuple[str, str, Member]]:
+def _labelled(images: list[tuple[str, str, Member]], layout: SourceLayout) -> list[tuple[str, str, Member]]:
     """Give the images of a flat val/ their classes."""
     if layout.labels is None:
         raise UserError(
@@ -282,7 +282,9 @@ def _labelled(images: list[tuple[str, str, Member]], layout: Layout) -> list[tup
     return [(label or found[name], name, member) for label, name, member in images]
 
 
-def _check(parts: dict[str, list[tuple[str, str, Member]]], folders: dict[str, set[str]], layout: Layout) -> list[str]:
+def _check(
+    parts: dict[str, list[tuple[str, str, Member]]], folders: dict[str, set[str]], layout: SourceLayout
+) -> list[str]:
     """Return the classes, sorted, if every part is as it must be."""
     present = {split: {label for label, _, _ in images} for split, images in parts.items()}
     train = present["train"]
@@ -310,7 +312,7 @@ def _check(parts: dict[str, list[tuple[str, str, Member]]], folders: dict[str, s
     return classes
 
 
-def _check_once(split: str, ordered: list[tuple[str, str, Member]], layout: Layout) -> None:
+def _check_once(split: str, ordered: list[tuple[str, str, Member]], layout: SourceLayout) -> None:
     for (label, name, one), (other_label, other_name, other) in itertools.pairwise(ordered):
         if (label, name) == (other_label, other_name):
             raise UserError(

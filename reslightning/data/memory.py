@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import augmentations
-from reslightning.data.base import CROP, CUTOUT, DataModule, Split, ignore_signals
+from reslightning.data.base import CROP, CUTOUT, DataModule, ignore_signals
+from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
+from reslightning.ranges import Range
 
 
 class InMemory(DataModule):
@@ -30,9 +32,9 @@ class InMemory(DataModule):
 
     def __init__(
         self,
-        crop_padding: int = 4,
+        crop_padding: Annotated[int, Range("0 or more")] = 4,
         padding_mode: augmentations.PaddingMode = "zeros",
-        cutout: int = 0,
+        cutout: Annotated[int, Range("0 or more")] = 0,
         download: bool = False,
         **options: Any,
     ) -> None:
@@ -55,7 +57,6 @@ class InMemory(DataModule):
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
         super().check_options()
-        self.at_least(("cutout", 0), ("crop_padding", 0))
         if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
             raise UserError(
                 f"data.crop_padding={self.crop_padding} cannot be reflected; allowed: less than "

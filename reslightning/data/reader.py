@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from reslightning.data import augmentations, decode
-from reslightning.data.base import PART, Split
+from reslightning.data.base import FILE_CROP
+from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 
@@ -80,7 +81,7 @@ class Reader(Dataset[Any]):
         return content, self.labels[indices], torch.tensor(indices), skipped
 
     def _draws(self, epoch: int, indices: list[int]) -> list[list[int]]:
-        return augmentations.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=PART).tolist()
+        return augmentations.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=FILE_CROP).tolist()
 
     def _crop(self, content: bytes, draws: list[int], size: int) -> Any:
         if not self.device_decode:

@@ -7,14 +7,22 @@ row in the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from reslightning.errors import UserError, near_misses
 
 Shortcut = Literal["A", "B", "C"]
 Version = Literal["v1", "v1.5", "v2"]
+
+
+def projects(shortcut: Shortcut | None, *, changes: bool) -> bool:
+    """Whether a block's shortcut is a 1x1 convolution, where its shape changes and where not; None is a plain network.
+
+    The other shortcuts cost nothing (Sec. 3.3 and 4.1).
+    """
+    return shortcut == "C" or (shortcut == "B" and changes)
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,11 @@ def _imagenet(block: Literal["basic", "bottleneck"], *depths: int) -> Architectu
     return Architecture(block, depths, widths, "imagenet", 1000, 224, "B", "v1.5")
 
 
-def _cifar(n: int) -> Architecture:
+def _cifar(n: int) -> Architecture:  # 6n + 2 layers
     return Architecture("basic", (n, n, n), (16, 32, 64), "cifar", 10, 32, "A", "v1")
 
 
-def _pre_activation(n: int) -> Architecture:
+def _pre_activation(n: int) -> Architecture:  # 9n + 2 layers
     return Architecture("bottleneck", (n, n, n), (16, 32, 64), "cifar", 10, 32, "B", "v2")
 
 
@@ -80,12 +88,25 @@ _IMAGENET = {
     "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
     "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
 }
+
+
+class Family(NamedTuple):
+    """Networks of any depth: NAME followed by its layers, which are ``step`` for each n, and 2."""
+
+    step: int
+    make: Callable[[int], Architecture]
+    listed: tuple[int, ...]  # every n that has a row in the table
+
+
+FAMILIES = {
+    "resnet": Family(6, _cifar, (3, 5, 7, 9, 18, 200)),
+    "plain": Family(6, lambda n: _plain(_cifar(n)), (3, 5, 7, 9, 18)),
+}
 ARCHITECTURES: dict[str, Architecture] = {
     **_IMAGENET,
     "plain18": _plain(_IMAGENET["resnet18"]),
     "plain34": _plain(_IMAGENET["resnet34"]),
-    **{f"resnet{6 * n + 2}": _cifar(n) for n in (3, 5, 7, 9, 18, 200)},
-    **{f"plain{6 * n + 2}": _plain(_cifar(n)) for n in (3, 5, 7, 9, 18)},
+    **{f"{name}{step * n + 2}": make(n) for name, (step, make, listed) in FAMILIES.items() for n in listed},
     **{f"resnet{9 * n + 2}": _pre_activation(n) for n in (18, 111)},
     **{f"{name}_cifar": _cifar_stem(_IMAGENET[name]) for name in ("resnet18", "resnet34", "resnet50")},
 }
@@ -104,25 +125,35 @@ def get_architecture(name: str) -> Architecture:
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    match = re.fullmatch(r"(resnet|plain)(\d+)", name)
+    match = re.fullmatch(rf"({'|'.join(FAMILIES)})(\d+)", name)
     if match is None:
         raise UserError(
             f"unknown architecture {name!r}{near_misses(name, ARCHITECTURES)}\n"
-            f"allowed: {', '.join(ARCHITECTURES)}, and resnetD or plainD of any depth D = 6n + 2"
+            f"allowed: {', '.join(ARCHITECTURES)}, and {_any_depth()}"
         )
     family, depth = match[1], int(match[2])
-    n, remainder = divmod(depth - 2, 6)
+    step, make, _ = FAMILIES[family]
+    n, remainder = divmod(depth - 2, step)
     if n >= 1 and remainder == 0:
-        network = _cifar(n)
-        return network if family == "resnet" else _plain(network)
+        return make(n)
     valid = {int(known[len(family) :]) for known in ARCHITECTURES if re.fullmatch(family + r"\d+", known)}
-    valid |= {6 * k + 2 for k in range(1, max(n, 0) + 3)}
+    valid |= {step * k + 2 for k in range(1, max(n, 0) + 3)}
     below = [d for d in sorted(valid) if d < depth][-1:]
     above = [d for d in sorted(valid) if d > depth][:1]
     nearest = " and ".join(f"{family}{d}" for d in below + above)
     raise UserError(
         f"unknown architecture {name!r}: no network has {depth} layers; the nearest are {nearest}\n"
-        f"(CIFAR networks have 6n + 2 layers; `reslightning models` lists the table)"
+        f"(CIFAR networks have {step}n + 2 layers; `reslightning models` lists the table)"
+    )
+
+
+def _any_depth() -> str:
+    """Return the families in words: resnetD or plainD of any depth D = 6n + 2."""
+    steps = dict.fromkeys(family.step for family in FAMILIES.values())
+    return ", ".join(
+        f"{' or '.join(f'{name}D' for name, family in FAMILIES.items() if family.step == step)} "
+        f"of any depth D = {step}n + 2"
+        for step in steps
     )
 
 
@@ -135,10 +166,11 @@ def resolve_options(
         UserError: an option is unknown, or a shortcut was asked of a plain network.
     """
     architecture = get_architecture(name)
-    if shortcut not in (None, "A", "B", "C"):
-        raise UserError(f"unknown shortcut {shortcut!r}; allowed: A, B, C (arXiv:1512.03385, Sec. 4.1)")
-    if version not in (None, "v1", "v1.5", "v2"):
-        raise UserError(f"unknown version {version!r}; allowed: v1, v1.5, v2")
+    shortcuts, versions = get_args(Shortcut), get_args(Version)
+    if shortcut not in (None, *shortcuts):
+        raise UserError(f"unknown shortcut {shortcut!r}; allowed: {', '.join(shortcuts)} (arXiv:1512.03385, Sec. 4.1)")
+    if version not in (None, *versions):
+        raise UserError(f"unknown version {version!r}; allowed: {', '.join(versions)}")
     if architecture.shortcut is None and shortcut is not None:
         raise UserError(f"{name} has no shortcuts: leave out shortcut {shortcut!r}, or use a resnet")
     return architecture, shortcut or architecture.shortcut, version or architecture.version  # type: ignore[return-value]
@@ -216,7 +248,6 @@ def _convolutions(
                 yield convolution(channels, width, 1, size if version == "v1" else before)
                 yield convolution(width, width, 3, size)
                 yield convolution(width, outputs, 1, size)
-            changes = strided or channels != outputs
-            if shortcut == "C" or (shortcut == "B" and changes):
+            if projects(shortcut, changes=strided or channels != outputs):
                 yield _Convolution(channels, outputs, 1, size, 0 if pre else outputs)
             channels = outputs

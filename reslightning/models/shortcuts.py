@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslightning.models.architectures import Shortcut
+from reslightning.models.architectures import Shortcut, projects
 
 
 class ZeroPad(nn.Module):
@@ -37,9 +37,7 @@ def make_shortcut(
         normalize: batch normalisation behind a projection (not in pre-activation blocks).
     """
     changes = stride != 1 or in_channels != out_channels
-    if option is None or (option != "C" and not changes):
-        return None
-    if option == "A":
-        return ZeroPad(in_channels, out_channels, stride)
-    projection = [nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)]
-    return nn.Sequential(*projection, *([nn.BatchNorm2d(out_channels)] if normalize else []))
+    if projects(option, changes=changes):
+        projection = [nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)]
+        return nn.Sequential(*projection, *([nn.BatchNorm2d(out_channels)] if normalize else []))
+    return ZeroPad(in_channels, out_channels, stride) if option == "A" and changes else None

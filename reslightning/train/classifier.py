@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from reslightning.errors import TrainingError, UserError
 from reslightning.models.architectures import Shortcut, Version
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
+from reslightning.ranges import Range, check_ranges
 from reslightning.run.record import weights_file
 from reslightning.train.optim import Optim, Schedule, make_factor, make_optimizer
 
@@ -62,51 +63,27 @@ class ImageClassifier(LightningModule):
         weights: str | None = None,
         optim: Optim = Optim(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
-        label_smoothing: float = 0.0,
-        ema_decay: float | None = None,
+        label_smoothing: Annotated[float, Range("[0, 1)")] = 0.0,
+        ema_decay: Annotated[float | None, Range("(0, 1)")] = None,
         new_head: bool | None = None,
         frozen_stages: int | None = None,
         test_flip: bool | None = None,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"model.label_smoothing={label_smoothing} is out of range; allowed: [0, 1)")
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise UserError(f"model.ema_decay={ema_decay} is out of range; allowed: (0, 1)")
+        check_ranges(ImageClassifier, given, "model")
         if new_head and weights is None:
             raise UserError("model.new_head needs model.weights to take the rest from")
-        # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
+        self.arch, self.num_classes = arch, num_classes
         self.optim = Optim(**optim) if isinstance(optim, dict) else optim
         self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
-        self.save_hyperparameters(
-            {
-                "arch": arch,
-                "num_classes": num_classes,
-                "shortcut": shortcut,
-                "version": version,
-                "zero_init_residual": zero_init_residual,
-                "optim": asdict(self.optim),
-                "schedule": asdict(self.schedule),
-                "label_smoothing": label_smoothing,
-                "ema_decay": ema_decay,
-                "frozen_stages": frozen_stages,
-                "test_flip": test_flip,
-                "compile": compile,
-                "channels_last": channels_last,
-            },
-            logger=False,
-        )
-        self.arch, self.num_classes, self.label_smoothing = arch, num_classes, label_smoothing
-        self.test_flip = bool(test_flip)
-        self.ema_decay, self.compile_network, self.channels_last = ema_decay, compile, channels_last
+        # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
+        plain = given | {"optim": asdict(self.optim), "schedule": asdict(self.schedule)}
+        self.save_hyperparameters({k: v for k, v in plain.items() if k not in ("weights", "new_head")}, logger=False)
         self.model = build_model(
-            arch,
-            num_classes=num_classes,
-            shortcut=shortcut,
-            version=version,
-            zero_init_residual=zero_init_residual,
+            arch, num_classes=num_classes, shortcut=shortcut, version=version, zero_init_residual=zero_init_residual
         )
         if weights is not None:
             load_weights(self.model, weights_file(weights), arch, new_head=bool(new_head))
@@ -140,17 +117,18 @@ class ImageClassifier(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the averaging of weights, if asked for."""
-        return [] if self.ema_decay is None else [EMAWeightAveraging(decay=self.ema_decay)]
+        decay = self.hparams["ema_decay"]
+        return [] if decay is None else [EMAWeightAveraging(decay=decay)]
 
     def setup(self, stage: str) -> None:
         """Compile the network in place, so that parameter names stay."""
-        if self.compile_network:
+        if self.hparams["compile"]:
             self.model.compile()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
         images = images.to(self.dtype)
-        if self.channels_last:
+        if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.model(images)
 
@@ -175,7 +153,7 @@ class ImageClassifier(LightningModule):
         """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
         images, labels, _ = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         with torch.no_grad():
             hard = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixed image, what there is most of
             _add(self._train_sums, loss.detach() * len(labels), logits, hard)
@@ -305,11 +283,11 @@ class ImageClassifier(LightningModule):
     def evaluated(self, images: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] to the logits [B, num_classes] that an evaluation counts, float32."""
         logits = self(images).float()
-        return (logits + self(images.flip(-1)).float()) / 2 if self.test_flip else logits
+        return (logits + self(images.flip(-1)).float()) / 2 if self.hparams["test_flip"] else logits
 
     def protocol(self, data: DataModule) -> str:
         """Return how images are evaluated, in a word: the data's part of it, and flip."""
-        return data.protocol + ("-flip" if self.test_flip else "")
+        return data.protocol + ("-flip" if self.hparams["test_flip"] else "")
 
     def _finish_evaluation(self, split: str) -> None:
         if self.trainer.sanity_checking:

@@ -43,6 +43,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     micro = data.micro_batch_size(trainer.world_size, accumulated)
     source = "the test set" if data.val_source == "test" else f"held out by seed {data.seed}"
     left_out = train % data.batch_size
+    ema_decay = model.hparams["ema_decay"]
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
     lines = [
         f"  network    {model.arch}, shortcut {shortcut or 'none'}, {version}: {parameters:,} parameters, "
@@ -53,7 +54,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"{data.steps_per_epoch} steps an epoch"
         + (f", {left_out} images left out (others each epoch)" if left_out else ""),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
-        f"{trainer.max_epochs} epochs" + (f", weights averaged ({model.ema_decay})" if model.ema_decay else ""),
+        f"{trainer.max_epochs} epochs" + (f", weights averaged ({ema_decay})" if ema_decay else ""),
         f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
         f"precision {trainer.precision}",
         f"  W&B        {wandb_mode}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
 from reslightning.errors import UserError
+from reslightning.ranges import Range, check_ranges
 
 Factor = Callable[[int], float]
 
@@ -33,26 +34,21 @@ class Optim:
         body_lr: rate of all but the final layer, as a fraction of the final layer's, for fine-tuning.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
+    name: OptimizerName = "sgd"
+    lr: Annotated[float, Range("a positive number")] = 0.1
+    momentum: Annotated[float, Range("a number in [0, 1)")] = 0.9
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-4
+    betas: Annotated[tuple[float, float], Range("two numbers in [0, 1)")] = (0.9, 0.999)
+    weight_decay: Annotated[float, Range("0 or more")] = 1e-4
     decay_norm_and_bias: bool = True
-    lr_batch: int | None = None
-    body_lr: float | None = None
+    lr_batch: Annotated[int | None, Range("images, 1 or more")] = None
+    body_lr: Annotated[float | None, Range("(0, 1]")] = None
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer takes."""
-        _require(self.lr > 0, "model.optim.lr", self.lr, "a positive number")
-        _require(0 <= self.momentum < 1, "model.optim.momentum", self.momentum, "a number in [0, 1)")
-        _require(self.weight_decay >= 0, "model.optim.weight_decay", self.weight_decay, "0 or more")
-        _require(all(0 <= b < 1 for b in self.betas), "model.optim.betas", self.betas, "two numbers in [0, 1)")
+        check_ranges(Optim, vars(self), "model.optim")
         if self.nesterov and self.momentum == 0:
             raise UserError("model.optim.nesterov needs momentum: set model.optim.momentum above 0")
-        _require(self.lr_batch is None or self.lr_batch > 0, "model.optim.lr_batch", self.lr_batch, "images, 1 or more")
-        _require(self.body_lr is None or 0 < self.body_lr <= 1, "model.optim.body_lr", self.body_lr, "(0, 1]")
 
     def peak(self, batch_size: int) -> float:
         """Return the peak learning rate for batches of so many images."""
@@ -76,33 +72,18 @@ class Schedule:
         peak: fraction of training after which one_cycle reaches its peak.
     """
 
-    name: Literal["step", "linear", "cosine", "one_cycle", "constant"] = "step"
-    warmup: float = 0.0
-    milestones: list[float] | None = None
+    name: ScheduleName = "step"
+    warmup: Annotated[float, Range("epochs, 0 or more")] = 0.0
+    milestones: Annotated[list[float] | None, Range("positive numbers in ascending order")] = None
     gamma: float = 0.1
-    tau: float | None = None
+    tau: Annotated[float | None, Range("a positive number")] = None
     unit: Literal["epochs", "iterations"] = "epochs"
-    final: float = 0.0
-    peak: float = 0.25
+    final: Annotated[float, Range("a fraction in [0, 1]")] = 0.0
+    peak: Annotated[float, Range("a fraction in (0, 1)")] = 0.25
 
     def __post_init__(self) -> None:
         """Refuse values no schedule can follow."""
-        _require(self.warmup >= 0, "model.schedule.warmup", self.warmup, "epochs, 0 or more")
-        _require(0 <= self.final <= 1, "model.schedule.final", self.final, "a fraction in [0, 1]")
-        _require(0 < self.peak < 1, "model.schedule.peak", self.peak, "a fraction in (0, 1)")
-        _require(self.tau is None or self.tau > 0, "model.schedule.tau", self.tau, "a positive number")
-        milestones = self.milestones or []
-        _require(
-            milestones == sorted(milestones) and all(m > 0 for m in milestones),
-            "model.schedule.milestones",
-            self.milestones,
-            "positive numbers in ascending order",
-        )
-
-
-def _require(condition: bool, option: str, given: object, allowed: str) -> None:
-    if not condition:
-        raise UserError(f"{option}={given} is out of range; allowed: {allowed}")
+        check_ranges(Schedule, vars(self), "model.schedule")
 
 
 def step_decay(milestones: list[float], gamma: float) -> Factor:
@@ -139,6 +120,22 @@ def warm_up(factor: Factor, iterations: float) -> Factor:
     return lambda k: factor(k) * min((k + 1) / iterations, 1.0)
 
 
+# Each a function of the schedule, the iterations of a training, and those of the schedule's unit.
+SCHEDULES: dict[str, Callable[[Schedule, int, int], Factor]] = {
+    "step": lambda schedule, total, unit: step_decay(
+        [total / 2, total * 3 / 4] if schedule.milestones is None else [m * unit for m in schedule.milestones],
+        schedule.gamma,
+    ),
+    "linear": lambda schedule, total, unit: linear_decay(
+        total if schedule.tau is None else schedule.tau * unit, schedule.final
+    ),
+    "cosine": lambda schedule, total, unit: cosine(total, schedule.final),
+    "one_cycle": lambda schedule, total, unit: one_cycle(total, schedule.peak, schedule.final),
+    "constant": lambda schedule, total, unit: lambda k: 1.0,
+}
+ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]  # what the parser allows
+
+
 def make_factor(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Factor:
     """Return the schedule as a function from iteration (0, 1, ...) to a factor of the peak rate.
 
@@ -147,17 +144,8 @@ def make_factor(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Factor
         steps_per_epoch: optimizer steps in an epoch.
         epochs: length of training.
     """
-    total = max(steps_per_epoch * epochs, 1)
-    scale = steps_per_epoch if schedule.unit == "epochs" else 1
-    milestones = [total / 2, total * 3 / 4] if schedule.milestones is None else [m * scale for m in schedule.milestones]
-    tau = total if schedule.tau is None else schedule.tau * scale
-    factor: Factor = {
-        "step": step_decay(milestones, schedule.gamma),
-        "linear": linear_decay(tau, schedule.final),
-        "cosine": cosine(total, schedule.final),
-        "one_cycle": one_cycle(total, schedule.peak, schedule.final),
-        "constant": lambda k: 1.0,
-    }[schedule.name]
+    unit = steps_per_epoch if schedule.unit == "epochs" else 1
+    factor = SCHEDULES[schedule.name](schedule, max(steps_per_epoch * epochs, 1), unit)
     return warm_up(factor, schedule.warmup * steps_per_epoch)
 
 
@@ -177,9 +165,22 @@ def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str
     return [{"params": groups[rate, decay], "lr": rate, "weight_decay": decay} for rate, decay in ordered]
 
 
+class Optimizer(NamedTuple):
+    """A row of the table: how one is made of parameter groups, and the values it keeps for each weight."""
+
+    make: Callable[[list[dict[str, Any]], Optim], torch.optim.Optimizer]
+    kept: int
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(
+        lambda groups, optim: torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.nesterov), kept=1
+    ),
+    "adamw": Optimizer(lambda groups, optim: torch.optim.AdamW(groups, betas=optim.betas), kept=2),
+}
+OptimizerName: TypeAlias = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]  # what the parser allows
+
+
 def make_optimizer(model: nn.Module, optim: Optim, lr: float | None = None) -> torch.optim.Optimizer:
     """Return the optimizer over the model's parameters; ``lr`` is the peak, none given means optim.lr."""
-    groups = parameter_groups(model, optim, optim.lr if lr is None else lr)
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.nesterov)
-    return torch.optim.AdamW(groups, betas=optim.betas)
+    return OPTIMIZERS[optim.name].make(parameter_groups(model, optim, optim.lr if lr is None else lr), optim)

@@ -15,6 +15,7 @@ from reslightning.cluster.allocation import job_id, restarts
 from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, requeue, running
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs, lost_process, started_by_lightning
+from reslightning.data.registry import SPLITS
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
 from reslightning.models.weights import check_fit, read_checkpoint
@@ -26,6 +27,7 @@ from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import describe, result, run_cost, verdict
+from reslightning.train.optim import OPTIMIZERS
 from reslightning.train.preemption import Preemption
 from reslightning.train.recorder import FULL, Recorder
 from reslightning.train.throughput import Throughput
@@ -114,8 +116,8 @@ class Segment:
                 f"its restart number {restarts()}\nIts output may say what ended them; submit it again to go on."
             )
         weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-        # Adam keeps two values a weight, stochastic gradient descent one; an average is one more.
-        copies = 1 + (1 if model.optim.name == "sgd" else 2) + (model.ema_decay is not None)
+        averaged = model.hparams["ema_decay"] is not None
+        copies = 1 + OPTIMIZERS[model.optim.name].kept + averaged
         self.run.check_space(weights * copies)
 
     @property
@@ -270,7 +272,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "classes": data.num_classes,
         "protocol": model.protocol(data),
         "val_source": data.val_source,
-        "n_samples": {split: data.n_samples(split) for split in ("train", "val", "test")},
+        "n_samples": {split: data.n_samples(split) for split in SPLITS},
         "parameters": parameters,
         "multiply_adds": multiply_adds,
         "epochs": config["trainer"]["max_epochs"],

@@ -1,4 +1,4 @@
-"""fit's options, read from the sources, are the parser's own."""
+"""fit's options, read from the sources, are the parser's own; what is not the package's is found by its class path."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from reslightning.errors import UserError
 
 class Options(cli.CLI):
     def before_instantiate_classes(self):
-        self.types = set(explain._option_types(self._subcommand_parsers["fit"], cli.DATA_SETS))
+        self.types = set(explain.option_types(self._subcommand_parsers["fit"], cli.DATA_SETS.values()))
 
     def instantiate_classes(self):
         pass
@@ -76,3 +76,74 @@ def test_credentials_are_refused(key, value):
 )
 def test_other_options_are_not(key, value):
     refuse_secrets({key: value})
+
+
+MINE = """
+from typing import Any, Literal
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from reslightning.data import Digits
+
+class Count(Digits):
+    def __init__(self, count: int = 3, mode: Literal["odd", "even"] = "odd", **options: Any) -> None:
+        super().__init__(**options)
+
+class Beep(Callback):
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+
+class Log(CSVLogger):
+    def __init__(self, folder: str = "logs") -> None:
+        super().__init__(folder)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user's, in the working folder; returns its name."""
+    name = f"mine_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MINE)
+    (tmp_path / "mine.yaml").write_text(f"data: {{class_path: {name}.Count, init_args: {{count: 4}}}}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--data {mine}.Count --data.count 3 --data.crop_padding 2",
+        "--data.class_path={mine}.Count --data.init_args.mode=even",
+        "-c mine.yaml --data.mode even",
+        "--trainer.callbacks+={mine}.Beep --trainer.callbacks.every 3",
+        "--trainer.logger {mine}.Log --trainer.logger.folder x",
+    ],
+)
+def test_classes_from_outside_work_by_class_path_in_submit_as_in_fit(cli, mine, options):
+    options = options.format(mine=mine)
+    queued = cli(f"submit --dry-run -- fit {options}")
+    assert queued.status == 0, queued.err
+    assert "srun" in queued.out
+    printed = cli(f"fit {options} --print_config")
+    assert printed.status == 0, printed.err
+    assert f"class_path: {mine}." in printed.out
+
+
+@pytest.mark.parametrize("command", ["fit", "submit --dry-run -- fit"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--data {mine}.Count --data.cuont 3", "unknown option 'data.cuont'; did you mean 'data.count'"),
+        ("-c mine.yaml --data.mod even", "unknown option 'data.mod'; did you mean 'data.mode'"),
+        ("--data {mine}.Conut --data.count 3", "unknown data set '{mine}.Conut'"),
+        ("--data nowhere.Count --data.count 3", "unknown data set 'nowhere.Count'"),
+    ],
+)
+def test_a_typo_in_what_is_from_outside(cli, mine, command, options, said):
+    result = cli(f"{command} {options.format(mine=mine)}")
+    assert result.status == 2
+    assert said.format(mine=mine) in result.err
+
+
+def test_a_value_that_what_is_from_outside_does_not_take(cli, mine):
+    result = cli(f"fit --data {mine}.Count --data.mode eve")
+    assert "data.mode=eve is not allowed; did you mean 'even'?\nallowed: odd, even" in result.err

@@ -42,3 +42,10 @@ def test_bench_without_data(cli):
     result = cli("bench data --root nowhere")
     assert result.status == 2
     assert "no CIFAR10 under" in result.err
+
+
+def test_bench_data_of_any_data_set_in_memory(cli):
+    result = cli("bench data --data Digits --rounds 1 --seconds 0.1")
+    assert result.status == 0, result.err
+    assert "Digits to normalised float batches of 128" in result.out
+    assert len(re.findall(r"[\d,]+ images/s", result.out)) == 2

@@ -1,11 +1,14 @@
 """The table against the paper's numbers, and its arithmetic against the networks themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from reslightning.errors import UserError
-from reslightning.models.architectures import cost, get_architecture, list_architectures
+from reslightning.models import architectures
+from reslightning.models.architectures import Family, cost, get_architecture, list_architectures
 from reslightning.models.resnet import build_model
 
 PARAMETERS = {
@@ -93,3 +96,20 @@ def test_other_depths_by_name():
 def test_unknown_names_come_with_the_nearest(name, said):
     with pytest.raises(UserError, match=said):
         get_architecture(name)
+
+
+def test_a_new_family_is_a_row(monkeypatch):
+    wide = Family(6, lambda n: replace(get_architecture(f"resnet{6 * n + 2}"), widths=(160, 320, 640)), (2,))
+    monkeypatch.setitem(architectures.FAMILIES, "wide", wide)
+    assert get_architecture("wide26").layers == 26
+    with pytest.raises(UserError, match="the nearest are wide14 and wide20"):
+        get_architecture("wide15")
+    with pytest.raises(UserError, match=r"and resnetD or plainD or wideD of any depth D = 6n \+ 2"):
+        get_architecture("narrow20")
+
+
+def test_unknown_options_come_with_those_there_are():
+    with pytest.raises(UserError, match="unknown shortcut 'D'; allowed: A, B, C"):
+        cost("resnet20", shortcut="D")
+    with pytest.raises(UserError, match=r"unknown version 'v3'; allowed: v1, v1\.5, v2"):
+        cost("resnet20", version="v3")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import reslightning
 from reslightning.errors import UserError
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights, torchvision_weights
@@ -87,9 +88,9 @@ def test_a_pickle_is_not_executed(tmp_path):
 
 def test_a_folder_without_a_run_and_no_file(tmp_path):
     with pytest.raises(UserError, match=r"no summary\.json"):
-        build_model("resnet20", weights=str(tmp_path))
+        reslightning.build_model("resnet20", weights=str(tmp_path))
     with pytest.raises(UserError, match="no weights at"):
-        build_model("resnet20", weights=str(tmp_path / "missing.pt"))
+        reslightning.build_model("resnet20", weights=str(tmp_path / "missing.pt"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """What the LightningModule adds to a network: mirrored evaluation, mixed targets, frozen stages."""
 
+import inspect
+from dataclasses import asdict
+
 import pytest
 import torch
 
 from reslightning import ImageClassifier
 from reslightning.data import CIFAR10, ImageNet
 from reslightning.errors import UserError
+from reslightning.train.optim import Optim, Schedule
 from tests.conftest import SMALL, assert_same_result, rows
 from tests.train.test_preemption import STRIKE
 
@@ -24,6 +28,15 @@ def test_an_evaluation_may_average_an_image_and_its_mirror_image():
     assert (plain.protocol(CIFAR10()), flipped.protocol(CIFAR10())) == ("center", "center-flip")
     assert flipped.protocol(ImageNet(eval_size=256, eval_resize=293)) == "center-293-256-flip"
     assert plain.protocol(ImageNet(eval_resize=232)) == "center-232-224"
+
+
+def test_a_checkpoint_is_rebuilt_from_its_plain_arguments_without_the_first_weights():
+    model = ImageClassifier("resnet8", optim={"lr": 0.3}, schedule=Schedule(warmup=1), ema_decay=0.9)
+    arguments = set(inspect.signature(ImageClassifier).parameters) - {"weights", "new_head"}
+    assert set(model.hparams) == arguments
+    assert model.hparams["optim"] == asdict(Optim(lr=0.3))
+    assert model.hparams["schedule"] == asdict(Schedule(warmup=1))
+    assert dict(ImageClassifier(**model.hparams).hparams) == dict(model.hparams)
 
 
 def test_frozen_stages():

@@ -1,4 +1,4 @@
-"""Rates, measured in turn in one run: how fast image files are read, by stage, beside torchvision's way."""
+"""bench data: how fast a data set's batches come, beside torchvision's way, measured in turn in one run."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import io
 import itertools
 import statistics
 import time
+from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reslightning.data import augmentations, decode
-from reslightning.data.base import PART
+from reslightning.data.base import FILE_CROP, DataModule
 from reslightning.data.imagenet import ImageFolder
+from reslightning.data.memory import InMemory
+from reslightning.data.registry import load
 from reslightning.data.sampler import TrainSampler
 from reslightning.data.sources import Source
 from reslightning.errors import UserError
 
-BATCH = 32
+Batches = Iterator[tuple[Tensor, Tensor]]
+BATCH = 32  # of image files
 
 
 def in_turn(rounds: int, *ways: Callable[[], float]) -> list[list[float]]:
@@ -39,13 +44,13 @@ def ratio(first: list[float], second: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
-def rate(batches: Iterator[Any], seconds: float) -> float:
+def rate(source: Batches, seconds: float) -> float:
     """Return images per second of (images, labels) batches."""
     for _ in range(3):
-        next(batches)
+        next(source)
     images, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        images += len(next(batches)[1])
+        images += len(next(source)[1])
     return images / elapsed
 
 
@@ -56,7 +61,80 @@ def print_rates(rates: dict[str, list[float]]) -> None:
         print(f"  {statistics.median(measured):>10,.0f} images/s  {name} ({spread})")
 
 
-def bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds: float, gpu_rate: float) -> None:
+def bench_data(args: Namespace) -> None:
+    """Measure the data set that ``bench``'s options name."""
+    kind: Any = load(args.data)
+    if kind.reads_files:
+        ours, plain = (
+            kind(root=root, train_size=args.size, batch_size=1, num_workers=0, val_split=1)
+            for root in (args.root, args.reference or args.root)
+        )
+        _bench_files(ours, plain, args.rounds, args.seconds, args.gpu_rate)
+    else:
+        _bench_memory(kind(root=args.root, batch_size=args.batch_size), args.rounds, args.seconds)
+
+
+def batches(data: DataModule, size: int) -> Batches:
+    """Yield training batches without end, as a training on one device gets them."""
+    sampler, epoch = _sampler(data, size), 0
+    while True:
+        sampler.set_epoch(epoch)
+        for content in data.loader("train", sampler, size):
+            data.indices(content)  # or the message about a corrupt image
+            yield data.training_batch(content, epoch)
+        epoch += 1
+
+
+def forever(loader: Iterable[Any]) -> Batches:
+    """Yield a loader's batches without end."""
+    while True:
+        yield from loader
+
+
+def _sampler(data: DataModule, size: int) -> TrainSampler:
+    return TrainSampler(data.n_samples("train"), size, seed=0, rank=0, world_size=1)
+
+
+# -- images in memory ------------------------------------------------------------------------------
+
+
+def _bench_memory(data: InMemory, rounds: int, seconds: float) -> None:
+    data.setup()
+    torch.set_num_threads(1)
+    plain_loader = plain_memory_loader(data)
+    name = type(data).__name__.replace("CIFAR", "CIFAR-")
+    print(f"{name} to normalised float batches of {data.batch_size}, one core, {rounds} rounds in turn")
+    ours, plain = in_turn(
+        rounds, lambda: rate(batches(data, data.batch_size), seconds), lambda: rate(forever(plain_loader), seconds)
+    )
+    print_rates({"reslightning": ours, "torchvision CIFAR10, PIL transforms, DataLoader": plain})
+    print(f"ratio {ratio(ours, plain):.1f}")
+
+
+def plain_memory_loader(data: InMemory) -> DataLoader[Any]:
+    """Return torchvision's own class and way to images of the same data set."""
+    from torchvision import datasets, transforms
+
+    # Only its reader of files is passed over, because it takes the python layout with official checksums alone.
+    plain = datasets.CIFAR10.__new__(datasets.CIFAR10)
+    images, labels = data.load(train=True)
+    plain.data, plain.targets = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
+    plain.target_transform = None
+    plain.transform = transforms.Compose(
+        [
+            transforms.RandomCrop(data.image_size, padding=data.crop_padding),
+            *([transforms.RandomHorizontalFlip()] if data.flip else []),
+            transforms.ToTensor(),
+            transforms.Normalize(data.own_mean, data.own_std),
+        ]
+    )
+    return DataLoader(plain, batch_size=data.batch_size, shuffle=True, drop_last=True)
+
+
+# -- image files -----------------------------------------------------------------------------------
+
+
+def _bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds: float, gpu_rate: float) -> None:
     """Print images per second of one core from files to normalised batches, by stage, and cores for a rate."""
     torch.set_num_threads(1)
     size, count = data.train_size, data.n_samples("train")
@@ -65,8 +143,8 @@ def bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds:
     print(f"{data.root}: {count:,} training images to normalised float batches, one core, {rounds} rounds in turn")
     ours, plain = in_turn(
         rounds,
-        lambda: rate(_batches(data), seconds),
-        lambda: rate(_forever(_plain_loader(reference, size)), seconds),
+        lambda: rate(batches(data, BATCH), seconds),
+        lambda: rate(forever(_plain_loader(reference, size)), seconds),
     )
     print_rates({"reslightning": ours, f"torchvision, PIL and DataLoader on {reference.root}": plain})
     print(f"ratio {ratio(ours, plain):.2f}")
@@ -77,24 +155,10 @@ def bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds:
     print(f"a GPU that takes {gpu_rate:,.0f} images/s needs {gpu_rate / one:.1f} such cores (--gpu_rate)")
 
 
-def _sampler(data: ImageFolder) -> TrainSampler:
-    return TrainSampler(data.n_samples("train"), BATCH, seed=0, rank=0, world_size=1)
-
-
-def _batches(data: ImageFolder) -> Iterator[Any]:
-    sampler, epoch = _sampler(data), 0
-    while True:
-        sampler.set_epoch(epoch)
-        for content in data.loader("train", sampler, BATCH):
-            data.indices(content)  # or the message about a corrupt image
-            yield data.training_batch(content, epoch)
-        epoch += 1
-
-
 def _stages(data: ImageFolder, seconds: float) -> dict[str, float]:
     """Return seconds an image of every stage, one behind the other on the same images."""
     spent: dict[str, float] = defaultdict(float)
-    sampler, size, images, started = _sampler(data), data.train_size, 0, time.perf_counter()
+    sampler, size, images, started = _sampler(data, BATCH), data.train_size, 0, time.perf_counter()
 
     def lap(stage: str, since: float) -> float:
         spent[stage] += (now := time.perf_counter()) - since
@@ -102,7 +166,7 @@ def _stages(data: ImageFolder, seconds: float) -> dict[str, float]:
 
     while time.perf_counter() - started < seconds:
         indices = list(itertools.islice(sampler, BATCH))
-        drawn = augmentations.draws(0, images, torch.tensor(indices), decode.CROP_DRAWS, first=PART).tolist()
+        drawn = augmentations.draws(0, images, torch.tensor(indices), decode.CROP_DRAWS, first=FILE_CROP).tolist()
         since = time.perf_counter()
         files = [data.images.read("train", index) for index in indices]
         since = lap("read", since)
@@ -145,8 +209,3 @@ def _plain_loader(data: ImageFolder, size: int) -> DataLoader[Any]:
         ]
     )
     return DataLoader(_Plain(data.images, transform), batch_size=BATCH, shuffle=True, drop_last=True)
-
-
-def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
