@@ -25,7 +25,7 @@ from PIL import Image
 
 from reslightning.cli.parser import CommandParser
 from reslightning.data import decode
-from reslightning.data.indexing import stamp
+from reslightning.data.layouts import stamp
 from reslightning.data.registry import SPLITS
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError

@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,11 @@ from reslightning.ranges import Range, check_ranges
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
+
+
+def keep(owner: object, given: dict[str, Any]) -> None:
+    """Make the arguments of a constructor, which are its locals, attributes of what it makes."""
+    vars(owner).update({name: value for name, value in given.items() if name not in ("self", "__class__", "options")})
 
 
 class DataModule(LightningDataModule):
@@ -84,19 +89,18 @@ class DataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        keep(self, locals())
         self.root = Path(root or os.environ.get("RESLIGHTNING_DATA") or "data").expanduser()
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.stage_to = stage_to
-        self.val_split = val_split or 0
         self.mean = torch.tensor(self.own_mean if mean is None else mean)
         self.std = torch.tensor(self.own_std if std is None else std)
         self.flip = self.own_flip if flip is None else flip
-        self.policy = policy
-        self.erasing = erasing or 0.0
-        self.mixup = mixup or 0.0
-        self.cutmix = cutmix or 0.0
-        self.seed = seed
+        self.val_split = val_split or 0
+        self._staged = False
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Options are attributes by their names."""
 
     # -- what a data set is ------------------------------------------------------------------------
 
@@ -232,7 +236,7 @@ class DataModule(LightningDataModule):
         if "$" in str(to):
             raise UserError(f"data.stage_to={self.stage_to} names a variable that is not set here; allowed: a folder")
         self.use_copy(stage(place, to, self.files_to_stage()))
-        self.stage_to = None
+        self._staged = True
 
     # -- loaders -----------------------------------------------------------------------------------
 
@@ -315,7 +319,7 @@ class DataModule(LightningDataModule):
         if self.mixup or self.cutmix:
             targets = torch.nn.functional.one_hot(labels, self.num_classes).to(images.dtype)
             chance = np.random.default_rng([self.seed, epoch, int(on_host[0])])
-            return augmentations.mix(images, targets, chance, mixup=self.mixup, cutmix=self.cutmix)
+            return augmentations.mix(images, targets, chance, mixup=self.mixup or 0, cutmix=self.cutmix or 0)
         return images, labels
 
     def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import decode
-from reslightning.data.base import DataModule, ignore_signals
+from reslightning.data.base import DataModule, ignore_signals, keep
 from reslightning.data.labels import imagenet_classes
 from reslightning.data.reader import Failed, Reader
 from reslightning.data.registry import SPLITS, Split
@@ -65,14 +65,8 @@ class ImageFolder(DataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.train_size = train_size
-        self.first_size = first_size
-        self.grow_epochs = grow_epochs
-        self.crop_scale = crop_scale
-        self.eval_resize = eval_resize
-        self.eval_size = self.image_size = eval_size
-        self.on_corrupt = on_corrupt
-        self.device_decode = device_decode
+        keep(self, locals())
+        self.image_size = eval_size
         self.index_dir = Path(index_dir).expanduser() if index_dir else None
         self.skips = on_corrupt == "skip"
         self.skipped: list[str] = []  # corrupt training images of the epoch

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import augmentations
-from reslightning.data.base import CROP, CUTOUT, DataModule, ignore_signals
+from reslightning.data.base import CROP, CUTOUT, DataModule, ignore_signals, keep
 from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
@@ -39,10 +39,7 @@ class InMemory(DataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.crop_padding = crop_padding
-        self.padding_mode = padding_mode
-        self.cutout = cutout
-        self.download = download
+        keep(self, locals())
         self._images: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reslightning.data.indexing import FORMAT, find_layout, stamp, write_index
+from reslightning.data.indexing import FORMAT, write_index
+from reslightning.data.layouts import find_layout, stamp
 from reslightning.errors import UserError
 from reslightning.files import exclusive
 
