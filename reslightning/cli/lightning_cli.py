@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
-from jsonargparse.typing import NonNegativeFloat
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
@@ -21,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from reslightning.cli.choice import belongs_to, find_run, find_weights
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.explain import explain
-from reslightning.cli.options import refuse_secrets
+from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import job_id
 from reslightning.data import registry
@@ -86,14 +85,9 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that are neither Lightning's, the model's nor the data's."""
         parser.add_class_arguments(Wandb, "wandb")
-        for option, kind, default, text in (
-            ("--run_dir", str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
-            ("--output", str, None, "predict: the CSV file to write (default: in the run directory)"),
-            ("--checkpoint_minutes", NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
-        ):
-            parser.add_argument(option, type=kind, default=default, help=text)
-        text = "fit: start another run beside one of the same configuration"
-        parser.add_argument("--fresh", action="store_true", help=text)
+        for option, (kind, default, text) in OWN.items():
+            how = {"type": kind, "default": default} if kind else {"action": "store_true"}
+            parser.add_argument(f"--{option}", help=text, **how)
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})

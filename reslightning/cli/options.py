@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse.typing import NonNegativeFloat
 
 from reslightning.cli.configs import arrange, last_value, load_config
 from reslightning.data import registry
@@ -21,7 +22,14 @@ from reslightning.ranges import parameters
 PACKAGE = Path(__file__).resolve().parents[1]
 # Classes whose own options, and lists of classes, may stand below these.
 OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "plugins", "profiler"))
-TOP = {"config", "seed_everything", "run_dir", "output", "fresh", "checkpoint_minutes", "ckpt_path", "weights_only"}
+# The package's own options beside those of model, data, trainer and W&B: type, default and help.
+OWN: dict[str, tuple[Any, Any, str]] = {
+    "run_dir": (str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
+    "output": (str, None, "predict: the CSV file to write (default: in the run directory)"),
+    "checkpoint_minutes": (NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
+    "fresh": (None, False, "fit: start another run beside one of the same configuration"),
+}
+TOP = {"config", "seed_everything", "ckpt_path", "weights_only", *OWN}
 # Names of options, and addresses, that hold a credential.
 SECRET = re.compile(
     r".*(token|secret|passw(or)?d|passphrase|credentials?|(api|access|secret|private|auth)[_-]?key)|pwd|auth|authorization",
