@@ -17,7 +17,8 @@ from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from tests import images
 from tests.conftest import SHARED, assert_same_result, checkpoint, rows, summary
-from tests.train.test_distributed import TWO, batches, run
+from tests.ranks import TWO, run
+from tests.train.test_distributed import batches
 from tests.train.test_preemption import NOTE, STRIKE
 
 SIZES = {"train_size": 32, "eval_resize": 36, "eval_size": 32, "batch_size": 8}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -42,9 +43,7 @@ def test_a_snapshot_is_the_same_code_and_says_where_it_is_from(tmp_path):
 
 def test_an_edited_checkout_is_dirty(tmp_path):
     package = tmp_path / "reslightning"
-    package.mkdir()
-    for name in ("__init__.py", "provenance.py"):
-        (package / name).write_text((PACKAGE / name).read_text() if name != "__init__.py" else "")
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@localhost"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *words], check=True)
@@ -60,7 +59,7 @@ def test_an_edited_checkout_is_dirty(tmp_path):
         }
         done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
-        (package / "provenance.py").write_text((package / "provenance.py").read_text() + "# edited\n")
+        (package / "errors.py").write_text((package / "errors.py").read_text() + "# edited\n")
     (commit, clean), (same, edited) = found
     assert len(commit) == 40
     assert (same, clean, edited) == (commit, False, True)
