@@ -116,17 +116,27 @@ def test_what_a_killed_process_left_is_swept(source, tmp_path):
 
 
 def test_training_reads_the_copy(cli, cifar_root, tmp_path, monkeypatch):
+    """Each file is copied once, and gone from its source when training begins."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "local"))
-    seen = []
-    real = staging._copy
-    monkeypatch.setattr(staging, "_copy", lambda *args: (real(*args), seen.append(args[1]))[0])
+    source = tmp_path / "source"
+    for file in sorted(cifar_root.rglob("*.bin")):
+        link = source / file.relative_to(cifar_root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    files = len(list(source.rglob("*.bin")))
+    copied = []
+    real = shutil.copystat
+    monkeypatch.setattr(shutil, "copystat", lambda *pair: (real(*pair), copied.append(Path(pair[0])), pair[0].unlink()))
     line = (
-        f"fit --data CIFAR10 --data.root {cifar_root} --data.stage_to $TMPDIR --model.arch resnet8 "
+        f"fit --data CIFAR10 --data.root {source} --data.stage_to $TMPDIR --model.arch resnet8 "
         "--wandb.mode disabled --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 "
         "--run_dir run"
     )
-    assert cli(line).status == 0
-    assert len(seen) == 1
+    result = cli(line)
+    assert result.status == 0, result.err
+    assert len(copied) == len(set(copied)) == files == 6
     assert summary(Path("run"))["status"] == "finished"
     assert list((tmp_path / "local").iterdir()) == []
-    assert cli(line.replace("$TMPDIR", "$NOWHERE").replace(" run", " other")).status == 2
+    refused = cli(line.replace("$TMPDIR", "$NOWHERE").replace(" run", " other"))
+    assert refused.status == 2
+    assert "NOWHERE" in refused.err

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,9 @@ def test_it_goes_on_where_it_was_killed(cli, tree, tmp_path, monkeypatch):
 
     def full(source, split, position):
         if position >= 12:
+            deadline = time.monotonic() + 20  # the tars before it are whole and recorded
+            while '"name"' not in (dest / "pack.json").read_text() and time.monotonic() < deadline:
+                time.sleep(0.01)
             raise OSError(28, "No space left on device")
         return real(source, split, position)
 

@@ -4,26 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms.autoaugment import _apply_op
-from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms import RandAugment, TrivialAugmentWide
 
 from reslightning.data import autoaugment
 
-NAMES = {
-    "shear_x": "ShearX",
-    "shear_y": "ShearY",
-    "translate_x": "TranslateX",
-    "translate_y": "TranslateY",
-    "rotate": "Rotate",
-    "brightness": "Brightness",
-    "color": "Color",
-    "contrast": "Contrast",
-    "sharpness": "Sharpness",
-    "posterize": "Posterize",
-    "solarize": "Solarize",
-    "autocontrast": "AutoContrast",
-    "equalize": "Equalize",
-}
+KINDS = (
+    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color", "contrast"),
+    *("sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+THEIRS = {"trivial": TrivialAugmentWide(), "rand": RandAugment()}
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +25,41 @@ def batch() -> torch.Tensor:
     return torch.from_numpy(np.concatenate([noise, np.stack(smooth), flat])).permute(0, 3, 1, 2)
 
 
-def theirs(image: torch.Tensor, name: str, magnitude: float) -> torch.Tensor:
-    value = int(magnitude) if name == "posterize" else float(magnitude)
-    return _apply_op(image, NAMES[name], value, InterpolationMode.NEAREST, None)
+@pytest.fixture
+def theirs(monkeypatch):
+    """torchvision's transform of every image, with rows of (kind, magnitude, sign, ...) for its random numbers."""
+
+    def transform(space, images, draw):
+        done = []
+        for image, row in zip(images, draw.tolist(), strict=True):
+            operations, now = zip(*[iter(row)] * 3, strict=True), {}
+
+            def randint(high, size, operations=operations, now=now, **_):
+                if high == len(KINDS):
+                    now.update(zip((len(KINDS), 31, 2), next(operations), strict=True))
+                return torch.tensor(now[high] % high).expand(size)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "randint", randint)
+                done.append(THEIRS[space](image))
+        return torch.stack(done)
+
+    return transform
 
 
-@pytest.mark.parametrize("space", ["trivial", "rand"])
-@pytest.mark.parametrize("name", NAMES)
-def test_an_operation_s_pixels_are_torchvision_s(batch, space, name):
-    values, signed = autoaugment._magnitudes(space, *batch.shape[-2:])[name]
-    magnitude = values[torch.arange(len(batch)) % autoaugment.BINS]
-    if signed:
-        magnitude = torch.where(torch.arange(len(batch)) < autoaugment.BINS, magnitude, -magnitude)
-    expected = torch.stack([theirs(*pair) for pair in zip(batch, [name] * len(batch), magnitude, strict=True)])
-    assert torch.equal(autoaugment.OPERATIONS[name](batch, magnitude), expected)
+@pytest.mark.parametrize("space", THEIRS)
+@pytest.mark.parametrize("name", KINDS)
+def test_an_operation_s_pixels_are_torchvision_s(batch, theirs, space, name):
+    """With each of its magnitudes, in both directions."""
+    number = torch.arange(len(batch))
+    draw = torch.zeros(len(batch), autoaugment.DRAWS, dtype=torch.long)
+    draw[:, 0], draw[:, 1], draw[:, 2] = KINDS.index(name), number, number // 31
+    assert torch.equal(autoaugment.apply(space, batch, draw), theirs(space, batch, draw))
 
 
-@pytest.mark.parametrize(("space", "operations"), [("trivial", 1), ("rand", 2)])
-def test_every_image_gets_its_own_operation(batch, space, operations):
+@pytest.mark.parametrize("space", THEIRS)
+def test_every_image_gets_its_own_operation(batch, theirs, space):
     draw = torch.randint(0, 2**31, (len(batch), autoaugment.DRAWS), generator=torch.Generator().manual_seed(1))
     done = autoaugment.apply(space, batch, draw)
-    names = list(autoaugment._magnitudes(space, 40, 48))
-    for image, row, got in zip(batch, draw.tolist(), done, strict=True):
-        expected = image
-        for kind, strength, sign in zip(*[iter(row[: 3 * operations])] * 3, strict=True):
-            name = names[kind % len(names)]
-            if name == "identity":
-                continue
-            values, signed = autoaugment._magnitudes(space, 40, 48)[name]
-            value = values[strength % autoaugment.BINS if space == "trivial" else autoaugment.RAND_MAGNITUDE]
-            expected = theirs(expected, name, -value if signed and sign % 2 else value)
-        assert torch.equal(got, expected)
+    assert torch.equal(done, theirs(space, batch, draw))
     assert torch.equal(autoaugment.apply(space, batch[5:9], draw[5:9]), done[5:9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from tests import images
 from tests.conftest import SHARED, assert_same_result, checkpoint, rows, summary
-from tests.train.test_distributed import TWO, batches, run
+from tests.ranks import TWO, run
+from tests.train.test_distributed import batches
 from tests.train.test_preemption import NOTE, STRIKE
 
 SIZES = {"train_size": 32, "eval_resize": 36, "eval_size": 32, "batch_size": 8}
@@ -272,13 +274,15 @@ def test_a_corrupt_validation_image_is_never_skipped(cli, tmp_path):
     assert "skip" not in result.err
 
 
-def test_a_corrupt_image_of_another_process_is_named_by_the_first(corrupt, tmp_path):
+def test_a_corrupt_image_of_another_process_is_named_by_the_first(tree, tmp_path):
     """Only rank 1 meets it: the first process would see no more than a closed connection."""
-    for number in (5, 7):
-        (corrupt / "train" / "n01443537" / f"n01443537_{number}.JPEG").write_bytes(images.jpeg(number))
+    corrupt = shutil.copytree(tree, tmp_path / "corrupt")
+    met = next(iter(TrainSampler(36, 8, seed=0, rank=1, world_size=2)))
+    path = sorted((corrupt / "train").rglob("*.JPEG"))[met]
+    os.truncate(path, 700)
     out = run(f"{LINE} {TWO} --data.root {corrupt} --data.num_workers 0 --run_dir {tmp_path}/run", status=2)
     assert "corrupt image" in out
-    assert "n01443537_2.JPEG" in out
+    assert str(path) in out
     assert "Traceback" not in out
     assert not (tmp_path / "run" / "mistake").exists()
 

@@ -125,7 +125,7 @@ def test_an_edit_between_preemption_and_requeue(slurm, tmp_path, monkeypatch, sn
     line = f"{'--snapshot ' if snapshot else ''}{FIT} --run_dir {tmp_path}/run{hold(marks, 'train:7')}"
     (job,) = jobs(submit(line))
     reached(marks, "train:7", job)
-    with (source / "reslightning" / "optim.py").open("a") as file:
+    with (source / "reslightning" / "train" / "optim.py").open("a") as file:
         file.write("\nEDITED = True\n")
     job.signal("USR2")
     (marks / "train:7.go").touch()

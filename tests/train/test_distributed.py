@@ -7,15 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL, assert_same_result, process
-
-TWO = "--trainer.devices 2 --trainer.accelerator cpu"
-
-
-def run(line: str, status: int = 0) -> str:
-    child = process(line)
-    out, _ = child.communicate(timeout=300)
-    assert child.returncode == status, out
-    return out
+from tests.ranks import TWO, run
 
 
 def batches(note: Path, ranks: int) -> dict[str, list[int]]:
@@ -35,7 +27,10 @@ def evaluation(run_dir: Path) -> dict:
 def test_two_processes_are_one(cli, tmp_path):
     note = "--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file"
     line = f"fit {SMALL} --trainer.max_epochs 2"
-    out = run(f"{line} {TWO} --run_dir {tmp_path}/two {note} {tmp_path}/two.note")
+    # As a user starts it, with Lightning's own launcher; the others' processes are forks.
+    child = process(f"{line} {TWO} --run_dir {tmp_path}/two {note} {tmp_path}/two.note")
+    out, _ = child.communicate(timeout=300)
+    assert child.returncode == 0, out
     assert "2 x 128" in out
     assert cli(f"{line} --run_dir {tmp_path}/one {note} {tmp_path}/one.note").status == 0
     one, two = batches(tmp_path / "one.note", 1), batches(tmp_path / "two.note", 2)

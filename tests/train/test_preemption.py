@@ -1,9 +1,7 @@
 """Runs that were stopped or killed go on to the same weights, rows and best values, bit for bit."""
 
-import multiprocessing
 import os
 import random
-import shlex
 import signal
 import subprocess
 import time
@@ -12,6 +10,7 @@ import pytest
 
 from reslightning.run.lock import Lock
 from tests.conftest import SMALL, assert_same_result, checkpoint, process, rows, summary
+from tests.ranks import start
 
 NOTE = "--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {file}"
 STRIKE = (
@@ -171,26 +170,14 @@ def test_a_checkpoint_now_and_then_is_what_a_kill_goes_back_to(cli, finished, tm
     assert checkpoint(tmp_path / "other")["global_step"] == 5  # ten minutes are not over: an epoch's
 
 
-def _fit(line: str, out: str) -> None:
-    file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    from reslightning.__main__ import main
-
-    raise SystemExit(main(shlex.split(line)))
-
-
 @pytest.mark.slow
 def test_twenty_kills_while_a_checkpoint_is_written(tmp_path):
     seed = random.randrange(10**6)
     rng = random.Random(seed)
     print(f"seed {seed}")
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["reslightning.cli.lightning_cli"])
 
     def fit(line: str) -> int:
-        process = server.Process(target=_fit, args=(line, str(tmp_path / "out")))
-        process.start()
+        process = start(line, tmp_path / "out")
         process.join(120)
         return process.exitcode
 

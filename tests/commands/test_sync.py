@@ -1,188 +1,15 @@
-"""metrics.csv over resumes, and W&B that never asks and never fails a run."""
+"""sync uploads every epoch once, from recordings where they are whole and else from metrics.csv."""
 
-import csv
 import json
-import math
 import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from reslightning.track.metrics_csv import MetricsCSV
-from reslightning.track.wandb_logger import FINISH_TIMEOUT, INIT_TIMEOUT, SafeWandbLogger, Wandb, start_wandb
-from tests.conftest import SMALL, kill_behind, process
+from tests.conftest import SMALL, kill_behind, process, rows
 from tests.wandb_server import serving
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_rows_are_appended_and_a_resume_goes_on_behind_the_kept_ones(tmp_path):
-    path = tmp_path / "metrics.csv"
-    first = MetricsCSV(path)
-    for epoch in (1, 2, 3):
-        first.log_metrics({"epoch": epoch, "train/loss": 1 / epoch, "val/n_samples": 359}, step=epoch * 5)
-    beginning = path.read_bytes()
-    second = MetricsCSV(path)
-    second.keep(2)
-    second.log_metrics({"epoch": 3, "train/loss": 1 / 3, "val/n_samples": 359}, step=15)
-    assert path.read_bytes() == beginning
-    assert [row["step"] for row in read(path)] == ["5", "10", "15"]
-    assert float(read(path)[2]["train/loss"]) == 1 / 3  # every bit
-
-
-def test_a_torn_last_row_is_dropped(tmp_path):
-    path = tmp_path / "metrics.csv"
-    log = MetricsCSV(path)
-    log.log_metrics({"epoch": 1}, step=5)
-    with path.open("a") as file:
-        file.write("2,1")
-    again = MetricsCSV(path)
-    again.keep(2)
-    assert again.rows == 1
-    assert len(read(path)) == 1
-
-
-def test_columns_that_come_later(tmp_path):
-    log = MetricsCSV(tmp_path / "metrics.csv")
-    log.log_metrics({"epoch": 1}, step=5)
-    log.log_metrics({"epoch": 2, "mine": math.inf}, step=10)
-    assert [row["mine"] for row in read(tmp_path / "metrics.csv")] == ["", "inf"]
-
-
-@pytest.fixture
-def no_credentials(monkeypatch, tmp_path):
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-
-def test_auto_is_online_only_with_a_key(no_credentials, monkeypatch):
-    assert Wandb().resolved_mode() == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert Wandb().resolved_mode() == "online"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert Wandb().resolved_mode() == "disabled"
-    assert Wandb(mode="offline").resolved_mode() == "offline"
-
-
-def test_online_without_a_key_is_offline_and_never_asks(no_credentials):
-    with pytest.warns(UserWarning, match="no W&B key"):
-        assert Wandb(mode="online").resolved_mode() == "offline"
-
-
-def test_a_key_in_netrc_is_found(no_credentials, monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password " + "x" * 40 + "\n")
-    (tmp_path / "netrc").chmod(0o600)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert Wandb().resolved_mode() == "online"
-
-
-def test_disabled_starts_nothing(tmp_path):
-    assert start_wandb(Wandb(), "disabled", tmp_path, "id", {}) == (None, "disabled")
-    assert not list(tmp_path.iterdir())
-
-
-class Broken:
-    def __init__(self):
-        self.summary = {}
-
-    def log(self, *args, **kwargs):
-        raise ConnectionResetError("gone")
-
-    def finish(self, exit_code):
-        raise ConnectionResetError("gone")
-
-    def define_metric(self, *args, **kwargs):
-        """W&B's runs have it."""
-
-
-def test_a_service_that_died_does_not_end_the_training():
-    logger = SafeWandbLogger(experiment=Broken())
-    with pytest.warns(UserWarning, match="did not take the metrics of step 3"):
-        logger.log_metrics({"a": 1.0}, step=3)
-    with pytest.warns(UserWarning, match="did not finish"):
-        logger.finish(0, {})
-
-
-@pytest.mark.slow
-def test_a_server_that_does_not_answer(cli, tmp_path, monkeypatch):
-    """It costs its share of the start and of the end, and no metric; the key is in no file."""
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    key = "0123456789abcdef" * 2 + "01234567"
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    line = f"fit {SMALL} --trainer.max_epochs 1 --run_dir run".replace("disabled", "online")
-    started = time.monotonic()
-    with pytest.warns(UserWarning, match="recorded offline"):
-        assert cli(line).status == 0
-    seconds = time.monotonic() - started
-    print(f"{seconds:.0f} s in all")
-    assert seconds < INIT_TIMEOUT + FINISH_TIMEOUT + 30
-    assert len(read(tmp_path / "run" / "metrics.csv")) == 1
-    assert list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
-    for path in tmp_path.glob("run/**/*"):
-        assert not path.is_file() or key.encode() not in path.read_bytes(), path
-
-
-def planted(monkeypatch) -> list[bytes]:
-    """Plant credentials where tools look for them, and return them."""
-    secrets = {name: f"{number}{'5ec4e7' * 7}"[:40] for number, name in enumerate(("key", "token", "cloud", "netrc"))}
-    monkeypatch.setenv("WANDB_API_KEY", secrets["key"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets["cloud"])
-    monkeypatch.setenv("HF_TOKEN", secrets["token"] + "x")
-    # A remote's address with a token, as git itself sees it in every folder.
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "remote.origin.url")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"https://user:{secrets['token']}@127.0.0.1/repository.git")
-    return [secret.encode() for secret in secrets.values()]
-
-
-def test_no_secret_in_any_file(cli, tmp_path, monkeypatch):
-    secrets = planted(monkeypatch)
-    netrc = tmp_path / "home" / ".netrc"
-    netrc.parent.mkdir()
-    netrc.write_bytes(b"machine api.wandb.ai login user password " + secrets[3] + b"\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("HOME", str(netrc.parent))
-    line = f"{SMALL} --trainer.max_epochs 1".replace("disabled", "offline")
-    key = secrets[0].decode()
-    for command in ("fit", "submit --dry-run -- fit"):
-        for option in ("api_key=" + key, f"tracking_uri=https://me:{key}@127.0.0.1/x"):
-            logger = (
-                f"--trainer.logger {'CometLogger' if 'api' in option else 'MLFlowLogger'} --trainer.logger.{option}"
-            )
-            result = cli(f"{command} {line} --run_dir run {logger}")
-            assert result.status == 2, option
-            assert "is given a credential, which would be written to the run's files" in result.err
-            assert key not in result.err
-    assert not (tmp_path / "run").exists()
-    assert cli(f"fit {line} --run_dir run").status == 0
-    assert cli("test --run_dir run").status == 0
-    assert cli("compare run --html page.html --plot figure.svg").status == 0
-    (tmp_path / "script.sh").write_text(cli(f"submit --dry-run -- fit {line}").out)
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != netrc]
-    names = {path.name for path in files}
-    assert {"config.yaml", "summary.json", "metrics.csv", "last.ckpt", "page.html", "script.sh"} <= names
-    assert any(path.suffix == ".wandb" and path.stat().st_size > 1000 for path in files)
-    for path in files:
-        content = path.read_bytes()
-        assert not any(secret in content for secret in secrets), path
-
-
-def test_a_slurm_job_names_its_part(monkeypatch):
-    assert Wandb(tags=["a"], group="mine").in_job(None) == Wandb(tags=["a"], group="mine")
-    monkeypatch.setenv("SLURM_JOB_ID", "18")
-    monkeypatch.setenv("SLURM_JOB_PARTITION", "public")
-    monkeypatch.setenv("SLURM_JOB_NAME", "night")
-    assert Wandb(tags=["a"]).in_job(None) == Wandb(tags=["a", "job-18", "public"])
-    assert Wandb().in_job("before").group == "before"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert Wandb().in_job(None) == Wandb(tags=["job-17_3", "public"], group="night")
-    assert Wandb(group="mine").in_job("before").group == "mine"
 
 
 def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
@@ -249,9 +76,22 @@ def assert_complete(there, run, epochs):
     """W&B has every epoch of metrics.csv once, in order, with the same values."""
     assert [row["epoch"] for row in there.rows()] == list(range(1, epochs + 1))
     shares = [row["val/top1"] for row in there.rows()]
-    assert shares == [float(row["val/top1"]) for row in read(run / "metrics.csv") if row["epoch"]]
+    assert shares == [float(row["val/top1"]) for row in rows(run) if row["epoch"]]
     assert there.summary["last/top1"] == shares[-1]
     assert any("val/worst" in file for file in there.files)
+
+
+class Sent:
+    """A W&B run that takes two epochs."""
+
+    def catch_up(self, history):
+        return 2
+
+    def show(self, folder):
+        """Of what a finished run found."""
+
+    def finish(self, status, summary):
+        return True
 
 
 STOP = "--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {mark} --trainer.callbacks.step {step}"
@@ -272,7 +112,7 @@ STOP = "--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {ma
     ],
 )
 def test_what_sync_uploads(cli, tmp_path, monkeypatch, segments, route):
-    run = tmp_path / "run"
+    run, uploads = tmp_path / "run", []
     for number, part in enumerate(segments):
         if part.get("wandb") == "offline":
             (run / "wandb" / f"offline-run-{number}-id").mkdir(parents=True)
@@ -280,15 +120,25 @@ def test_what_sync_uploads(cli, tmp_path, monkeypatch, segments, route):
     run.mkdir(exist_ok=True)
     facts = {"run_id": "id", "arch": "resnet8", "status": "finished", "segments": segments}
     (run / "summary.json").write_text(json.dumps(facts))
-    monkeypatch.setattr("reslightning.commands.sync.wandb_server", lambda: ("here", None))
-    monkeypatch.setattr("reslightning.commands.sync._upload", lambda *_: "recordings")
-    monkeypatch.setattr("reslightning.commands.sync._send", lambda *_: ("rows", None))
-    out = cli("sync run").out
-    assert out.startswith("run: FAILED: recordings" if route == "recordings" else f"run: {route}")
-    for file in run.glob("wandb/*/run-id.wandb"):  # the upload of one was interrupted
-        file.with_suffix(".wandb.syncstate").touch()
-    if route == "recordings":
-        assert cli("sync run").out == "run: rows\n"
+    (run / "config.yaml").write_text("wandb: {}")
+
+    def upload(command, **_):
+        uploads.append([Path(word).name for word in command if "offline-run" in word])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", upload)
+    monkeypatch.setattr("reslightning.track.wandb_logger.begin_wandb", lambda *args, **_: Sent())
+    server = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+    recordings = sorted(path.name for path in run.glob("wandb/offline-run-*"))
+    routes = {"recordings": f"{len(recordings)} segments uploaded", "rows": "2 epochs sent from metrics.csv"}
+    with server:
+        assert cli("sync run").out == f"run: {routes.get(route, route)}\n"
+        assert uploads == ([recordings] if route == "recordings" else [])
+        for file in run.glob("wandb/*/run-id.wandb"):  # the upload of one was interrupted
+            file.with_suffix(".wandb.syncstate").touch()
+        if route == "recordings":
+            assert cli("sync run").out == f"run: {routes['rows']}\n"
 
 
 @pytest.mark.slow

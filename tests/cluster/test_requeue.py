@@ -1,0 +1,139 @@
+"""How a job starts again: signs of life, signals, kills; scontrol and pkill are small scripts here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from reslightning import slurm
+from reslightning.cluster import requeue
+from reslightning.cluster.allocation import check
+from reslightning.errors import stop_wanted
+from tests.cluster.conftest import program
+from tests.conftest import SMALL, assert_same_result, summary
+
+
+def test_requeue_says_what_came_of_it(job, tmp_path, monkeypatch):
+    job(SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID="3")
+    program(tmp_path, monkeypatch, "scontrol", f'echo "$@" > {tmp_path}/asked')
+    assert requeue.requeue() == "Slurm job 5_3 is requeued"
+    assert (tmp_path / "asked").read_text() == "requeue 5_3\n"
+    program(tmp_path, monkeypatch, "scontrol", "echo Requested operation is presently disabled >&2; exit 1")
+    assert "not requeued (Requested operation is presently disabled): its next segment goes on" in requeue.requeue()
+    monkeypatch.setenv("PATH", "")
+    assert "scontrol is not installed here" in requeue.requeue()
+    assert "--dependency=afterany:7" in requeue.requeue()
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "requeued"),
+    [
+        *((status, "RUNNING", False) for status in (0, 1, 2, 75, 130, 143)),
+        *((status, "RUNNING", True) for status in (134, 137, 139, 140)),
+        (137, "COMPLETING", False),
+    ],
+)
+def test_only_what_was_killed_is_requeued(job, tmp_path, monkeypatch, capsys, status, state, requeued):
+    job()
+    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked; echo JobState={state}")
+    assert slurm.main(["ended", str(status)]) == status
+    asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
+    assert ("requeue" in asked) == requeued
+    assert ("was killed by signal" in capsys.readouterr().err) == requeued
+
+
+def test_kills_before_training_began_are_not_repeated_for_ever(job, tmp_path, monkeypatch, capsys):
+    job(SLURM_RESTART_COUNT="3")
+    program(tmp_path, monkeypatch, "scontrol", "echo JobState=RUNNING")
+    marker = tmp_path / "marker"
+    marker.touch()
+    monkeypatch.setenv("RESLIGHTNING_ALIVE", str(marker))
+    assert requeue.ended(137) == 137
+    assert "before training began, at restart 3: not requeued" in capsys.readouterr().err
+    assert not marker.exists()
+    marker.touch()
+    requeue.begun()
+    assert requeue.ended(137) == 137
+    assert "is requeued" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("training", "silence", "wakes", "lost"),
+    [
+        (True, requeue.SILENCE + 1, False, True),
+        (True, requeue.SILENCE + 1, True, False),  # a suspended job gives its next sign in time
+        (True, requeue.SILENCE - 30, False, False),
+        (False, requeue.SILENCE + 1, False, False),  # training has not begun: data may take its time
+    ],
+)
+def test_a_lost_first_task_is_noticed(tmp_path, monkeypatch, training, silence, wakes, lost):
+    marker, asked, looks = tmp_path / "marker", tmp_path / "asked", []
+    marker.touch()
+    monkeypatch.setenv("RESLIGHTNING_ALIVE", str(marker))
+    program(tmp_path, monkeypatch, "pkill", f'echo "$@" > {asked}')
+    if training:
+        requeue.begun()
+    os.utime(marker, (time.time() - silence,) * 2)
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if wakes and len(looks) == 3:
+            requeue.beat()
+        if len(looks) == 4:
+            os.utime(marker, (time.time() - silence,) * 2)
+        if len(looks) == requeue.LOOKS + 2:
+            marker.unlink()  # the tasks ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", sleep)
+        assert slurm.main(["watch", "17"]) == 0
+    assert asked.exists() == lost
+    if lost:
+        assert asked.read_text() == "-KILL -P 17 srun\n"
+        assert len(looks) == requeue.LOOKS - 1
+
+
+def test_a_signal_before_training_is_kept_for_its_first_step(job, cli, finished, tmp_path, monkeypatch):
+    reference = finished(cli)
+    job()
+    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked")
+    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir run"
+    place = "reslightning.cli.lightning_cli.check_allocation"
+    with monkeypatch.context() as patch:
+        patch.setattr(place, lambda *args: (check(*args), os.kill(os.getpid(), signal.SIGUSR2)))
+        first = cli(line)
+    assert first.status == 75
+    assert "stopped by SIGUSR2 at step 1" in first.out
+    assert "Slurm job 7 is requeued" in first.out
+    assert (tmp_path / "asked").read_text() == "show\nrequeue\n"
+    assert not stop_wanted()
+    assert cli(line).status == 0
+    assert_same_result(Path("run"), reference)
+
+
+def test_a_bare_sigterm_only_saves(job, cli, tmp_path, monkeypatch):
+    job()
+    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked")
+    strike = f"--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {tmp_path}/mark"
+    result = cli(f"fit {SMALL} --trainer.max_epochs 3 --run_dir run {strike} --trainer.callbacks.step 2")
+    assert result.status == 75
+    assert summary(Path("run"))["status"] == "preempted"
+    assert not (tmp_path / "asked").exists()
+
+
+def test_restarts_without_progress_end_and_others_do_not(job, cli, monkeypatch):
+    poison = "--trainer.callbacks+=tests.observers.Poison --trainer.callbacks.step 0"
+    line = f"fit {SMALL} --trainer.max_epochs 1 --run_dir run {poison}"
+    job(SLURM_RESTART_COUNT="9")
+    for _ in range(3):
+        assert "the training loss is not finite" in cli(line).err
+    refused = cli(line)
+    assert refused.status == 1
+    assert "the last 3 starts took no step that was kept, so job 7 ends at its restart number 9" in refused.err
+    # Submitted again, it is tried again.
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert "not finite" in cli(line).err
