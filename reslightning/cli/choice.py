@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,25 +12,68 @@ from reslightning.cli.configs import load_config
 from reslightning.errors import UserError
 from reslightning.run import layout
 from reslightning.run.directory import Run
+from reslightning.run.fingerprint import differences as content_differences
+from reslightning.run.fingerprint import short
 from reslightning.run.identity import default_directory, differences, identity
 from reslightning.run.record import evaluation_checkpoint
+from reslightning.run.summary import Fingerprint
 
 RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # tells the processes that Lightning starts
 
 
-def find_run(config: Mapping[str, Any], run_dir: str | None, configs: Sequence[Any], *, fresh: bool) -> Run:
+def find_run(
+    config: Mapping[str, Any],
+    run_dir: str | None,
+    configs: Sequence[Any],
+    fingerprint: Fingerprint | None,
+    *,
+    fresh: bool,
+) -> Run:
     """Return the run that a configuration means, once its directory is known to belong to it.
+
+    Where the configuration's directory has a run on other data, or from other weights, this one gets another.
 
     Args:
         config: the complete configuration, plain values.
         run_dir: the directory that the command names, if it does.
         configs: the configuration files that it names; a run's own config.yaml is that run.
+        fingerprint: what data and starting weights are; None where that cannot be known.
         fresh: whether another run beside it is asked for.
 
     Raises:
-        UserError: the directory belongs to another configuration, or to no run of this package's.
+        UserError: the directory belongs to another configuration, to a run on other data, or to none of this package's.
     """
-    run = Run(_directory(config, run_dir, configs, fresh))
+    directory, named = _directory(config, run_dir, configs, fresh)
+    run = _belonging(directory, config)
+    if not (lines := _other_content(run, fingerprint)):
+        return run
+    assert fingerprint is not None
+    besides = beside(run.directory, fingerprint)
+    said = f"{run.directory} is a run of the same options on other content:\n" + "\n".join(lines)
+    if named or _other_content(run := _belonging(besides, config), fingerprint):
+        raise UserError(
+            f"{said}\nGive the data and weights that it had, or another --run_dir; without one, what differs is "
+            "another run."
+        )
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        print(f"{said}\nso this one is {besides}")
+    _hand_on(besides)
+    return run
+
+
+def beside(directory: Path, fingerprint: Fingerprint) -> Path:
+    """Return the directory of a run whose own is taken by one of the same options on other content."""
+    return directory.with_name(f"{directory.name}-{short(fingerprint)}")
+
+
+def _other_content(run: Run, fingerprint: Fingerprint | None) -> list[str]:
+    there = run.summary.get("fingerprint")
+    return content_differences(there, fingerprint) if there and fingerprint else []
+
+
+def _belonging(directory: Path, config: Mapping[str, Any]) -> Run:
+    """Return the run of a directory that is new, or has this configuration."""
+    run = Run(directory)
     there = run.directory / layout.CONFIG
     if not there.is_file() and (run.metrics.exists() or run.checkpoints.exists()):
         raise UserError(
@@ -44,23 +88,50 @@ def find_run(config: Mapping[str, Any], run_dir: str | None, configs: Sequence[A
     return run
 
 
-def _directory(config: Mapping[str, Any], run_dir: str | None, configs: Sequence[Any], fresh: bool) -> Path:
+def _directory(
+    config: Mapping[str, Any], run_dir: str | None, configs: Sequence[Any], fresh: bool
+) -> tuple[Path, bool]:
+    """Return the directory that a command means, and whether it names it."""
     if inherited := os.environ.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in os.environ else None:
-        return Path(inherited)
-    directory = default_directory(config)
+        return Path(inherited), True
+    directory, named = _default(config), bool(run_dir)
     if run_dir:
         directory = Path(run_dir).expanduser()
     else:
         for file in map(Path, map(str, configs)):
-            if file.name == layout.CONFIG and (file.parent / layout.SUMMARY).is_file():
-                directory = file.parent if identity(load_config(file)) == identity(config) else directory
+            own = file.name == layout.CONFIG and (file.parent / layout.SUMMARY).is_file()
+            if own and identity(load_config(file)) == identity(config):
+                directory, named = file.parent, True
     if fresh:
         base, number = directory, 1
         while directory.exists():
             number += 1
             directory = base.with_name(f"{base.name}-{number}")
+    _hand_on(directory)
+    return directory, named
+
+
+def _hand_on(directory: Path) -> None:
     os.environ[RUN_DIR_VARIABLE] = str(directory.resolve())
+
+
+def _default(config: Mapping[str, Any]) -> Path:
+    """Return the directory of a configuration: one of a version that counted other options keeps its name."""
+    directory = default_directory(config)
+    if directory.exists():
+        return directory
+    name = directory.name.rpartition("-")[0]
+    for there in sorted(directory.parent.glob(f"{name}-{'[0-9a-f]' * 8}")):
+        with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # cut, or no run's
+            if not differences(load_config(there / layout.CONFIG), config):
+                return there
     return directory
+
+
+def places(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return where a configuration finds its data and its starting weights."""
+    data, model = config.get("data") or {}, config.get("model") or {}
+    return (data.get("init_args") or {}).get("root"), model.get("weights")
 
 
 def belongs_to(run_dir: str, config: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import torch
 import yaml
@@ -16,8 +16,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
-from reslightning.cli.choice import belongs_to, find_run, find_weights
+from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.explain import explain
 from reslightning.cli.options import OWN, refuse_secrets
@@ -30,6 +31,7 @@ from reslightning.evaluation.evaluate import evaluate
 from reslightning.evaluation.findings import Findings
 from reslightning.evaluation.predict import PredictionWriter
 from reslightning.run.directory import Run
+from reslightning.run.summary import Content, Fingerprint
 from reslightning.track.wandb_logger import Wandb
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import result
@@ -60,6 +62,7 @@ class CLI(LightningCLI):
     def __init__(self, argv: Sequence[str]) -> None:
         self.run: Run | None = None
         self.segment: Segment | None = None
+        self.fingerprint: Fingerprint | None = None
         quiet()
         super().__init__(
             ImageClassifier,
@@ -112,15 +115,13 @@ class CLI(LightningCLI):
     # -- what the command means ------------------------------------------------------------------
 
     def before_instantiate_classes(self) -> None:
-        """Find the run that this command means; a finished one is shown and ends the command."""
+        """Refuse what cannot be, and find the weights that an evaluation means."""
         config = self._options
         self._refuse()
         if self.subcommand != "predict":
             check_allocation(devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
             self._choose_weights()
-        elif not config.trainer.fast_dev_run:
-            self._choose_run()
 
     def _refuse(self) -> None:
         refuse_secrets(yaml.safe_load(self._text()))
@@ -139,7 +140,31 @@ class CLI(LightningCLI):
             config.pop(key, None)
         return self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
 
+    def instantiate_classes(self) -> None:
+        """Build everything; of a finished run whose data or weights are gone, show the result."""
+        try:
+            super().instantiate_classes()
+        except UserError:
+            if self.subcommand == "fit" and self.fingerprint is None and not self._options.fresh:
+                run, config = self._find_run(), yaml.safe_load(self._text())
+                there = load_config(run.config) if run.config.is_file() else {}
+                if run.summary.get("status") == "finished" and places(there) == places(config):
+                    self._show(run)
+            raise
+
+    def _find_run(self) -> Run:
+        options = self._options
+        config = yaml.safe_load(self._text())
+        return find_run(config, options.run_dir, options.config or [], self.fingerprint, fresh=options.fresh)
+
+    @staticmethod
+    def _show(run: Run) -> NoReturn:
+        print(f"{run.directory}: nothing to do, --fresh would start another run beside it")
+        print("\n".join(result(run.summary)))
+        raise SystemExit(0)
+
     def _choose_run(self) -> None:
+        """Find the run that this command means; a finished one is shown and ends the command."""
         options, text = self._options, self._text()
         if options.fresh and job_id():
             raise UserError(
@@ -147,13 +172,14 @@ class CLI(LightningCLI):
                 "as --run_dir, or use reslightning submit"
             )
         config = yaml.safe_load(text)
-        self.run = find_run(config, options.run_dir, options.config or [], fresh=options.fresh)
+        self.fingerprint = fingerprint(self.model, self.datamodule)
+        self.run = self._find_run()
         if self.run.summary.get("status") == "finished":
-            print(f"{self.run.directory}: nothing to do, --fresh would start another run beside it")
-            print("\n".join(result(self.run.summary)))
-            raise SystemExit(0)
+            self._show(self.run)
         minutes = options.checkpoint_minutes
-        self.segment = Segment(self.run, config, text, fresh=bool(options.fresh), checkpoint_minutes=minutes)
+        self.segment = Segment(
+            self.run, config, text, self.fingerprint, fresh=bool(options.fresh), checkpoint_minutes=minutes
+        )
 
     def _choose_weights(self) -> None:
         config = self._options
@@ -166,6 +192,8 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with what every run has: rows, checkpoints, signals."""
+        if self.subcommand == "fit" and not self._options.trainer.fast_dev_run:
+            self._choose_run()
         config = self._get(self.config_init, "trainer")
         loggers = [config.logger] if isinstance(config.logger, Logger) else config.logger
         loggers = list(loggers) if isinstance(loggers, list) else []
@@ -239,6 +267,13 @@ class CLI(LightningCLI):
             config=self.given,
             trained=trained,
         )
+
+
+def fingerprint(model: ImageClassifier, data: DataModule) -> Fingerprint:
+    """Return what determines a result and is no option's value: data and starting weights, by content."""
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        data.prepare_data()
+    return {"data": cast(Content, data.content()), "weights": model.weights_digest}
 
 
 def devices(trainer: Any) -> int:

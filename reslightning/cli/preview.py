@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
-import yaml
-
-from reslightning.cli.choice import RUN_DIR_VARIABLE, find_run
-from reslightning.cli.lightning_cli import CLI, devices
+from reslightning.cli.choice import RUN_DIR_VARIABLE
+from reslightning.cli.lightning_cli import CLI, devices, fingerprint
 from reslightning.errors import UserError
 from reslightning.run.directory import Run
 
@@ -34,7 +33,7 @@ class Preview(CLI):
         super().__init__(argv)
 
     def before_instantiate_classes(self) -> None:
-        """Find the run."""
+        """Check how many tasks it is for."""
         self._refuse()
         trainer = self._options.trainer
         if (trainer.num_nodes, devices(trainer)) != (self.nodes, self.devices):
@@ -43,16 +42,16 @@ class Preview(CLI):
                 f"{self.nodes} nodes x {self.devices} tasks; leave them out, submit sets them"
             )
         self.text = self._text()
-        options = self._options
-        config = yaml.safe_load(self.text)
-        self.run = find_run(config, options.run_dir, options.config or [], fresh=options.fresh)
-        os.environ.pop(RUN_DIR_VARIABLE, None)
 
     def instantiate_classes(self) -> None:
-        """Build the network and the data module, which check their options, but read no data."""
+        """Build the network and the data module, which check their options, and find the run: by its data, if there."""
         built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
         built.data.check_options()
         built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
+        with contextlib.suppress(UserError):  # the nodes may have what is not here
+            self.fingerprint = fingerprint(built.model, built.data)
+        self.run = self._find_run()
+        os.environ.pop(RUN_DIR_VARIABLE, None)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Do nothing."""

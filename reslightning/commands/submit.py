@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
+from reslightning.cli.choice import beside
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
+from reslightning.run.directory import Run
+from reslightning.run.fingerprint import differences
+from reslightning.run.summary import Fingerprint
 
 if TYPE_CHECKING:
     from reslightning.commands.submission import Request
@@ -149,9 +153,12 @@ def _unfinished(request: Request, commands: list[list[str]]) -> list[tuple[Path,
     from reslightning.cli.preview import Preview
 
     found: list[tuple[Path, str, list[str]]] = []
+    taken: dict[Path, Fingerprint | None] = {}
     for command in commands:
         preview = Preview(["fit", *request.trainer, *command], request.nodes, request.tasks_per_node)
-        run = preview.run
+        run, content = preview.run, preview.fingerprint
+        if content and (before := taken.setdefault(run.directory, content)) and differences(before, content):
+            run = Run(beside(run.directory, content))  # a grid over data: the cells are runs of the same options
         status = run.summary.get("status", "new")
         if status == "finished":
             print(f"{run.directory}: finished already")

@@ -26,6 +26,11 @@ def sections(runs: Sequence[RunRecord]) -> list[Section]:
     for run in runs:
         found.setdefault(_validation(run), []).append(run)
     unknown = found.pop("", None)
+    for title in list(found):
+        contents = {_content(run) for run in found[title]}
+        if len(contents - {""}) > 1:  # the same words for other images
+            for run in found.pop(title):
+                found.setdefault(f"{title}, {_content(run) or 'data unknown'}", []).append(run)
     divided = [Section(title, members, True) for title, members in sorted(found.items())]
     if unknown:
         divided.append(Section("data set, protocol or validation unknown: not ranked", unknown, False))
@@ -43,6 +48,12 @@ def _validation(run: RunRecord) -> str:
     number = f" ({int(count):,} images)" if isinstance(count, int | float) and math.isfinite(count) else ""
     images = "held-out images" if source == "held-out" else "the test set"
     return f"{data}{classes}, {protocol}, validated on {images}{number}"
+
+
+def _content(run: RunRecord) -> str:
+    """Return which data a run is on, in words; empty where that is not recorded."""
+    data = run.summary.get("fingerprint", {}).get("data")
+    return f"data {data['digest'][:4]} ({', '.join(data['classes'][:3])}, ...)" if data else ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
+import json
 import multiprocessing
 import multiprocessing.util  # which registers its own end
 import os
@@ -23,7 +25,7 @@ from torch.utils.data import DataLoader
 from reslightning.cluster.staging import stage
 from reslightning.data import augmentations, autoaugment
 from reslightning.data.progress import started_by_lightning, training_position
-from reslightning.data.registry import Split
+from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from reslightning.ranges import Range, check_ranges
@@ -116,6 +118,20 @@ class DataModule(LightningDataModule):
     @abstractmethod
     def labels(self, split: Split) -> Tensor:
         """Return a split's labels [N], int64."""
+
+    def content(self) -> dict[str, Any]:
+        """Return what the data is, wherever it lies.
+
+        ``digest`` of all that determines a result, ``classes``, ``counts`` of images by official split, and the
+        ``first`` file of each, where there are files. Of a data set that says no more: its classes and labels.
+        """
+        digest = hashlib.sha256(json.dumps(list(self.class_names)).encode())
+        counts = {}
+        for split in SPLITS:
+            labels = self.labels(split)
+            digest.update(labels.numpy().tobytes())
+            counts[split] = len(labels)
+        return {"digest": digest.hexdigest()[:16], "classes": list(self.class_names), "counts": counts, "first": {}}
 
     @abstractmethod
     def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[Any]:

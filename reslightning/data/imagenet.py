@@ -71,6 +71,7 @@ class ImageFolder(DataModule):
         self.skips = on_corrupt == "skip"
         self.skipped: list[str] = []  # corrupt training images of the epoch
         self._source: Source | None = None
+        self._content: dict[str, Any] = {}
         self._parts: dict[Split, tuple[str, Tensor]] = {}  # the source's split, and positions in it
 
     # -- what there is -----------------------------------------------------------------------------
@@ -169,6 +170,20 @@ class ImageFolder(DataModule):
         """Return the number of images of a split."""
         self.setup()
         return len(self._parts[split][1])
+
+    def content(self) -> dict[str, Any]:
+        """Return what the data is, by its source's digest: not what a resized or edited copy of it is."""
+        if not self._content:
+            source = self.images
+            counts = {split: len(source.labels(split)) for split in SPLITS}
+            first = {split: source.index.name(split, 0) for split, count in counts.items() if count}
+            self._content = {
+                "digest": source.digest(),
+                "classes": source.classes,
+                "counts": counts,
+                "first": first,
+            }
+        return self._content
 
     def to_stage(self) -> Path | None:
         """Return tars, to be staged; a tree is not copied file by file."""

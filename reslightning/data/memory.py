@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from typing import Annotated, Any
 
@@ -42,6 +44,7 @@ class InMemory(DataModule):
         keep(self, locals())
         self._images: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
+        self._content: dict[str, Any] = {}
 
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
@@ -68,6 +71,7 @@ class InMemory(DataModule):
         self.stage()
         images, labels = self.load(train=True)
         test = self.load(train=False)
+        self._content = self._describe({"train": (images, labels), "test": test})
         held_out, kept = self.hold_out(len(images))
         if self.val_split:
             self._images["val"], self._labels["val"] = images[held_out], labels[held_out]
@@ -78,6 +82,20 @@ class InMemory(DataModule):
         self._images["test"], self._labels["test"] = test
         if not self.val_split:
             self._images["val"], self._labels["val"] = test
+
+    def _describe(self, parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        digest = hashlib.sha256(json.dumps(list(self.class_names)).encode())
+        for images, labels in parts.values():
+            digest.update(images.contiguous().numpy().data)
+            digest.update(labels.contiguous().numpy().data)
+        counts = {split: len(labels) for split, (_, labels) in parts.items()}
+        classes = list(self.class_names)
+        return {"digest": digest.hexdigest()[:16], "classes": classes, "counts": counts, "first": {}}
+
+    def content(self) -> dict[str, Any]:
+        """Return what the data is: the digest is that of every pixel and label."""
+        self.setup()
+        return self._content
 
     def labels(self, split: Split) -> Tensor:
         """Return a split's labels [N], int64."""

@@ -17,11 +17,13 @@ import numpy as np
 
 from reslightning.data.indexing import FORMAT, write_index
 from reslightning.data.layouts import find_layout, stamp
+from reslightning.data.registry import SPLITS
 from reslightning.errors import UserError
 from reslightning.files import exclusive
 
 TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}  # as safetensors names them
 INDEX = "reslightning-index.safetensors"
+LOOKED_AT = 256  # images whose bytes a digest is of
 
 
 class Source:
@@ -62,6 +64,25 @@ class Source:
     def labels(self, split: str) -> np.ndarray:
         """Return a split's labels [N], int32; empty where there is no such split."""
         return self.index.column(split, "label")
+
+    def digest(self) -> str:
+        """Return sixteen hexadecimal digits that name the content: the same of a tree and of its images in tars.
+
+        They come from the classes, from every image's split, label, file name and length, and from the bytes of
+        LOOKED_AT images: another picture of the same name and length may go unseen, and a resized one is another.
+        """
+        found = hashlib.sha256(json.dumps(self.classes).encode())
+        for split in SPLITS:
+            for column in self.index.listing(split):
+                found.update(column.data)
+        counts = [len(self.labels(split)) for split in SPLITS]
+        chance = np.random.default_rng(int(found.hexdigest()[:16], 16))
+        for place in chance.choice(sum(counts), min(LOOKED_AT, sum(counts)), replace=False).tolist():
+            number = 0
+            while place >= counts[number]:
+                place, number = place - counts[number], number + 1
+            found.update(hashlib.sha256(self.read(SPLITS[number], place)).digest())
+        return found.hexdigest()[:16]
 
     def read(self, split: str, position: int) -> bytes:
         """Return the bytes of an image file.
@@ -158,6 +179,17 @@ class Index:
     def column(self, split: str, name: str) -> np.ndarray:
         """Return a split's label, file, offset, size or end (of its name) of every image."""
         return self._columns.get(f"{split}.{name}", np.empty(0, np.int32))
+
+    def listing(self, split: str) -> list[np.ndarray]:
+        """Return labels, lengths and file names of a split's images, one array each and the names in two."""
+        label, size, end = (self.column(split, name) for name in ("label", "size", "end"))
+        letters = self._columns.get(f"{split}.letters", np.empty(0, np.uint8))
+        slashes = np.flatnonzero(letters == ord("/"))
+        start = slashes[np.searchsorted(slashes, end) - 1] + 1 if len(end) else end
+        inside = np.zeros(len(letters) + 1, np.int8)
+        inside[start] += 1
+        inside[end] -= 1
+        return [label, size, end - start, letters[np.cumsum(inside[:-1], dtype=np.int8) > 0]]
 
     def place(self, split: str, position: int) -> tuple[int, int, int]:
         """Return file number, offset and size of an image."""

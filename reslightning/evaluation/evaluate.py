@@ -76,6 +76,7 @@ def _facts(trainer: Trainer, model: ImageClassifier, data: DataModule, weights: 
         **_reached(weights),
         "arch": model.arch,
         "dataset": type(data).__name__,
+        "fingerprint": {"data": data.content()["digest"], "weights": model.weights_digest},
         "world_size": trainer.world_size,
         "precision": trainer.precision,
         "versions": versions(),

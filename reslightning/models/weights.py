@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ HEAD = ("fc.weight", "fc.bias")
 SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 
 
-def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = False) -> None:
-    """Load weights into ``model``, all of them or none.
+def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = False) -> str:
+    """Load weights into ``model``, all of them or none, and return a digest of the tensors.
 
     Args:
         model: the network to fill.
@@ -32,6 +33,7 @@ def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = F
             misshapen name is in the message.
     """
     state = clean_state_dict(read_state_dict(source, arch))
+    found = _digest(state)
     expected = model.state_dict()
     # Files from before batch normalisation counted its batches lack the counters; nothing reads them.
     for name, value in expected.items():
@@ -41,6 +43,17 @@ def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = F
         state = {name: expected[name] if name in HEAD else value for name, value in state.items()}
     check_fit(expected, state, source, arch)
     model.load_state_dict(state)
+    return found
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """Return sixteen hexadecimal digits that name tensors and their values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, arch: str) -> None:

@@ -26,6 +26,22 @@ class SegmentFacts(TypedDict, total=False):
     recorded: bool  # whether that is whole
 
 
+class Content(TypedDict):
+    """What a data set is, wherever it lies."""
+
+    digest: str
+    classes: list[str]  # in the order of their labels
+    counts: dict[str, int]  # images by official split
+    first: dict[str, str]  # file by split, where there are files
+
+
+class Fingerprint(TypedDict, total=False):
+    """What determines a result and is no option's value."""
+
+    data: Content
+    weights: str | None  # a digest of the tensors that training started from
+
+
 class Summary(TypedDict, total=False):
     """The facts of a run. Accuracies are fractions in [0, 1]."""
 
@@ -49,6 +65,7 @@ class Summary(TypedDict, total=False):
     epochs: int  # to train
     seed: int
     options: dict[str, Any]  # all that determine the result, dotted
+    fingerprint: Fingerprint
     # how far it is
     epoch: int  # finished
     global_step: int
@@ -69,7 +86,7 @@ class Summary(TypedDict, total=False):
     tags: list[str]
 
 
-KINDS = {owner: get_type_hints(owner) for owner in (Summary, SegmentFacts)}
+KINDS = {owner: get_type_hints(owner) for owner in (Summary, SegmentFacts, Content, Fingerprint)}
 
 
 def believe(facts: Mapping[str, Any]) -> tuple[Summary, list[str]]:

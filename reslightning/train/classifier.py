@@ -85,8 +85,9 @@ class ImageClassifier(LightningModule):
         self.model = build_model(
             arch, num_classes=num_classes, shortcut=shortcut, version=version, zero_init_residual=zero_init_residual
         )
+        self.weights_digest: str | None = None  # of what training starts from
         if weights is not None:
-            load_weights(self.model, weights_file(weights), arch, new_head=bool(new_head))
+            self.weights_digest = load_weights(self.model, weights_file(weights), arch, new_head=bool(new_head))
         self._frozen = self._freeze(frozen_stages or 0)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -206,6 +207,9 @@ class ImageClassifier(LightningModule):
         assert isinstance(gathered, Tensor)
         checkpoint["train_sums"] = gathered.reshape(-1, STEPS + 1).cpu()
         checkpoint["class_names"] = list(self._data().class_names)
+        if self.trainer.is_global_zero:
+            digests = {"data": self._data().content()["digest"], "weights": self.weights_digest}
+            checkpoint["fingerprint"] = digests
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's sums back; at another world size the first takes them all."""

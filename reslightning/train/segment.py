@@ -22,7 +22,7 @@ from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.run.directory import Run
 from reslightning.run.identity import determining, identity
 from reslightning.run.provenance import changed_code, environment, versions
-from reslightning.run.summary import Summary
+from reslightning.run.summary import Fingerprint, Summary
 from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
 from reslightning.train.classifier import ImageClassifier
@@ -40,6 +40,7 @@ class Segment:
         run: the run directory.
         config: the complete configuration, plain values.
         config_text: the same as YAML, for config.yaml.
+        fingerprint: what data and starting weights are.
         fresh: whether the command asked for a new run, so that repeating it would start another.
         checkpoint_minutes: minutes between checkpoints within an epoch.
     """
@@ -49,6 +50,7 @@ class Segment:
         run: Run,
         config: Mapping[str, Any],
         config_text: str,
+        fingerprint: Fingerprint,
         *,
         fresh: bool = False,
         checkpoint_minutes: float = 10.0,
@@ -56,6 +58,7 @@ class Segment:
         self.run = run
         self.config = config
         self.config_text = config_text
+        self.fingerprint = fingerprint
         self.fresh = fresh
         self.checkpoint_minutes = checkpoint_minutes
         self.csv = MetricsCSV(run.metrics)
@@ -160,7 +163,12 @@ class Segment:
         }
         before = (self.run.summary.get("segments") or [{}])[-1].get("world_size", trainer.world_size)
         wandb = wandb.in_job(self.run.summary.get("group"))
-        own: Summary = {"device": trainer.strategy.root_device.type, "group": wandb.group, "tags": wandb.tags}
+        own: Summary = {
+            "fingerprint": self.fingerprint,
+            "device": trainer.strategy.root_device.type,
+            "group": wandb.group,
+            "tags": wandb.tags,
+        }
         self.run.start(_facts(self.config, model, data) | reached | own, world_size=trainer.world_size, step=step)
         begun()
         mode = wandb.resolved_mode()
