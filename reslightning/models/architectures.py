@@ -9,20 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from reslightning.errors import UserError, near_misses
 
-Shortcut = Literal["A", "B", "C"]
+# Where a shortcut option has a 1x1 convolution, which has parameters, and where not (Sec. 3.3 and 4.1).
+SHORTCUTS = {"A": "nowhere", "B": "where the shape changes", "C": "everywhere"}
+Shortcut: TypeAlias = Literal[tuple(SHORTCUTS)]  # type: ignore[valid-type]  # what the parser allows
 Version = Literal["v1", "v1.5", "v2"]
 
 
 def projects(shortcut: Shortcut | None, *, changes: bool) -> bool:
-    """Whether a block's shortcut is a 1x1 convolution, where its shape changes and where not; None is a plain network.
-
-    The other shortcuts cost nothing (Sec. 3.3 and 4.1).
-    """
-    return shortcut == "C" or (shortcut == "B" and changes)
+    """Whether a block's shortcut is a 1x1 convolution, where its shape changes or not; None is a plain network."""
+    return shortcut is not None and SHORTCUTS[shortcut] in ("everywhere", "where the shape changes" if changes else "")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class ImageClassifier(LightningModule):
     Args:
         arch: a network of `reslightning models`, or resnetD or plainD of any depth D = 6n + 2.
         num_classes: outputs; the command line takes it from the data.
-        shortcut: A (no parameters), B (projection where the shape changes) or C (projections
+        shortcut: A (no parameters), B (projection where the shape changes), C (projections
             everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).

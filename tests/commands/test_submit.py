@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reslightning.commands.submission import grid_cells
+from reslightning.commands.submission import grid_cells, site_variables
 from tests.conftest import SMALL, summary
 
 
@@ -114,3 +114,17 @@ def test_the_same_grid_here(cli, monkeypatch):
     assert "2 of 2 runs finished" in first.out
     assert [summary(run)["seed"] for run in sorted(Path("runs").iterdir())] == [0, 1]
     assert "0 of 0 runs finished" in cli(line).out
+
+
+SITES = sorted((Path(__file__).parents[2] / "slurm" / "sites").glob("*.env"))
+
+
+@pytest.mark.parametrize("site", SITES, ids=[path.stem for path in SITES])
+def test_every_site_gives_a_script(cli, monkeypatch, site):
+    for name in site_variables(site):
+        monkeypatch.setenv(name, "")  # set first, so that what the command sets is undone behind the test
+        monkeypatch.delenv(name)
+    done = cli(f"submit --site {site} --gpus 2 --dry_run -- fit -c cifar10")
+    assert done.status == 0, done.err
+    assert "#SBATCH --partition=" in done.out
+    assert "#SBATCH --time=" in done.out

@@ -1,11 +1,14 @@
 """The network against torchvision's, and each option against its definition."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from reslightning.errors import UserError
+from reslightning.models.architectures import SHORTCUTS, Version, cost
 from reslightning.models.blocks import PreActivationBlock
 from reslightning.models.resnet import build_model
 from reslightning.models.shortcuts import ZeroPad
@@ -82,7 +85,7 @@ def test_cifar_stems_keep_the_size(name):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"arch": "resnet20", "shortcut": "D"}, "allowed: A, B, C"),
+        ({"arch": "resnet20", "shortcut": "Z"}, "allowed: A, B, C"),
         ({"arch": "resnet20", "version": "v3"}, "allowed: v1, v1.5, v2"),
         ({"arch": "plain20", "shortcut": "A"}, "plain20 has no shortcuts"),
         ({"arch": "plain20", "zero_init_residual": True}, "needs shortcuts"),
@@ -92,3 +95,10 @@ def test_cifar_stems_keep_the_size(name):
 def test_options_that_mean_nothing_are_refused(arguments, said):
     with pytest.raises(UserError, match=said):
         build_model(**arguments)
+
+
+@pytest.mark.parametrize("version", get_args(Version))
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_every_shortcut_costs_what_its_row_says(shortcut, version):
+    model = build_model("resnet20", shortcut=shortcut, version=version)
+    assert sum(p.numel() for p in model.parameters()) == cost("resnet20", shortcut=shortcut, version=version).parameters

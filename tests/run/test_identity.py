@@ -1,7 +1,10 @@
 """What determines a run, and what does not."""
 
 import pytest
+import yaml
 
+from reslightning.cli.configs import available_configs
+from reslightning.data.registry import DATA_SETS
 from reslightning.run import identity
 
 CONFIG = {
@@ -52,3 +55,41 @@ def test_what_does(config, line):
 
 def test_the_directory_is_named_for_what_it_holds():
     assert str(identity.default_directory(CONFIG)) == f"runs/cifar10-resnet20-0-{identity.identity(CONFIG)}"
+
+
+def test_what_an_option_means_that_a_config_lacks(cli, tmp_path):
+    """DEFAULTS are the code's defaults, or a default was changed, which counts for every run, or one was forgotten."""
+    (tmp_path / "nothing.yaml").write_text("wandb: {mode: offline}\n")
+    found = {}
+    for data in DATA_SETS:
+        text = cli(f"fit -c nothing.yaml --data {data} --print_config").out
+        found |= identity.determining(yaml.safe_load(text))
+    del found["data"]
+    for name, value in found.items():
+        assert name in identity.DEFAULTS, (
+            f"{name} is new: give it the default None, or add {name!r}: {value!r} to DEFAULTS in run/identity.py, so "
+            "that it changes no run"
+        )
+        assert identity.DEFAULTS[name] == value, (
+            f"{name} had the default {identity.DEFAULTS[name]} and has {value} now: runs that did not give it would go "
+            "on as other trainings. Leave it and set the new value in the configs, or, where the new default is meant, "
+            "except it here: it counts in every identity from now on"
+        )
+
+
+def test_a_default_that_is_changed_counts():
+    config = changed("model", arch="resnet32", label_smoothing=0.0)
+    assert identity.identity(changed("model", arch="resnet32")) == identity.identity(config)
+    assert identity.identity(changed("model", arch="resnet32", label_smoothing=0.1)) != identity.identity(config)
+    newer = CONFIG | {"trainer": CONFIG["trainer"] | {"inference_speed": 3}}  # of a Lightning to come
+    assert identity.identity(newer) != identity.identity(CONFIG)
+
+
+SHIPPED = {}
+
+
+def test_the_shipped_configs_keep_their_identities(cli):
+    """Their runs would begin again beside what is there: where that is meant, the new identity goes here."""
+    configs = [name for name in available_configs() if not name.startswith("overlays/")]
+    found = {name: identity.identity(yaml.safe_load(cli(f"fit -c {name} --print_config").out)) for name in configs}
+    assert found == SHIPPED

@@ -1,10 +1,11 @@
 """Schedules at their boundaries, as functions; groups by kind of parameter."""
 
 import pytest
+import torch
 
 from reslightning.errors import UserError
 from reslightning.models.resnet import build_model
-from reslightning.train.optim import Optim, Schedule, make_factor, make_optimizer
+from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Optim, Schedule, make_factor, make_optimizer
 
 
 def test_step_at_the_papers_iterations():
@@ -85,3 +86,21 @@ def test_rates_that_go_by_the_batch_and_by_the_layer():
 def test_values_out_of_range(options, said):
     with pytest.raises(UserError, match=said):
         options()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_keeps_what_its_row_says(name):
+    """A run's room for checkpoints is reckoned by it."""
+    model = torch.nn.Linear(30, 20)
+    optimizer = make_optimizer(model, Optim(name=name))
+    model(torch.ones(1, 30)).sum().backward()
+    optimizer.step()
+    kept = sum(v.numel() for s in optimizer.state_dict()["state"].values() for v in s.values() if v.ndim)
+    assert kept == OPTIMIZERS[name].kept * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_warms_up_and_stays_within_its_peak(name):
+    factor = make_factor(Schedule(name=name, warmup=1), 10, 5)
+    assert 0 < factor(0) < factor(4) <= 1
+    assert all(0 <= factor(k) <= 1 for k in range(60))
