@@ -61,6 +61,8 @@ class CLI(LightningCLI):
         self.run: Run | None = None
         self.segment: Segment | None = None
         quiet()
+        # StochasticWeightAveraging has one for a default, and YAML knows none.
+        yaml.SafeDumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
         super().__init__(
             ImageClassifier,
             DataModule,

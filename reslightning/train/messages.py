@@ -55,7 +55,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"{data.num_classes} classes",
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
         f"{math.ceil(batches / accumulated)} steps an epoch"
-        + (f", {left_out} images left out (others each epoch)" if left_out else ""),
+        + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs" + (f", weights averaged ({ema_decay})" if ema_decay else ""),
         f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
@@ -159,8 +159,8 @@ def _untrained(summary: Summary) -> list[str]:
     rate = (summary.get("options") or {}).get("model.optim.lr", "?")
     return [
         f"  it did not train: its training error, {_percent(top1)}, is near the {_percent(chance)} of guessing",
-        f"  Try a lower model.optim.lr ({rate} now), model.schedule.warmup, trainer.gradient_clip_val 1, more epochs or a "
-        "shallower network; and see whether the labels are right.",
+        f"  Try a lower model.optim.lr ({rate} now), model.schedule.warmup, trainer.gradient_clip_val 1, more epochs "
+        "or a shallower network; and see whether the labels are right.",
     ]
 
 

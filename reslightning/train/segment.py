@@ -143,13 +143,19 @@ class Segment:
         model.goes_on_from = None if own else content["global_step"]
         if not own:
             check_state(model.model, model.optim, content, str(path))
-            self._check_length(trainer, path)
+            self._check_other(trainer, model, content, path)
         self.state = content["callbacks"][self.recorder.state_key] if own else {}
         # Another run's best values and speed are not this one's.
         self.recorder.continues = self.throughput.continues = own
         return path
 
-    def _check_length(self, trainer: Trainer, path: Path) -> None:
+    def _check_other(self, trainer: Trainer, model: ImageClassifier, content: Mapping[str, Any], path: Path) -> None:
+        """Refuse another run's checkpoint that has nothing to go on with, or would be taken for what it is not."""
+        if "averaging_state" in content and model.hparams["ema_decay"] is None:
+            raise UserError(
+                f"the weights in {path} are an average, which no training goes on from\nGive --model.ema_decay "
+                f"{content['hyper_parameters']['ema_decay']} as there, or start from them with --model.weights {path}"
+            )
         epochs, _ = self.position
         if epochs >= (trainer.max_epochs or 0):
             raise UserError(
