@@ -65,6 +65,11 @@ def _before_the_cut(text: str) -> dict[str, Any]:
     return {}
 
 
+def printable(name: str) -> str:
+    """Return a file's name, which may be no UTF-8, as text that every terminal and file takes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def read_rows(path: Path) -> tuple[list[dict[str, float]], bool]:
     """Return the rows of numbers in a CSV file that are whole, without empty cells, and whether all are."""
     try:
@@ -95,7 +100,15 @@ def finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, which behind the block lies at ``path`` and on the disk, or nowhere if it failed."""
+    """Give a file to write to, which behind the block lies at ``path`` and on the disk, or nowhere if it failed.
+
+    A link stays one, and what it names is written; a device or a pipe, which nothing can replace, is written to.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -145,3 +145,24 @@ class Die(Callback):
     def _die(self, *_):
         self.mark.write_text(self.point)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Turn(Callback):
+    """Change values of the optimizer's groups before every batch, as some schedules do."""
+
+    def __init__(self, values: dict[str, float]) -> None:
+        self.values = values
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        for group in trainer.optimizers[0].param_groups:
+            group.update(self.values)
+
+
+class StopAt(Callback):
+    """End training behind a global step, as EarlyStopping does behind an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,18 @@ def _belonging(directory: Path, config: Mapping[str, Any]) -> Run:
     if there.is_file() and (lines := differences(load_config(there), config)):
         raise UserError(
             f"{run.directory} belongs to another configuration:\n" + "\n".join(lines) + "\n"
-            "Give another --run_dir, or none to let the configuration choose."
+            "Give another --run_dir, or none to let the configuration choose." + _longer(run, config)
         )
     return run
+
+
+def _longer(run: Run, config: Mapping[str, Any]) -> str:
+    """Return how a run is trained longer, as another one, where that is what a configuration asks for."""
+    there, epochs = (options["trainer"].get("max_epochs") or 0 for options in (load_config(run.config), config))
+    if not run.last.is_file() or epochs <= there:
+        return ""
+    words = ["-c", str(run.config), "--ckpt_path", str(run.last), "--trainer.max_epochs", str(epochs)]
+    return f"\nTo train it longer: reslightning fit {shlex.join(words)}"
 
 
 def _directory(

@@ -64,6 +64,8 @@ class CLI(LightningCLI):
         self.segment: Segment | None = None
         self.fingerprint: Fingerprint | None = None
         quiet()
+        # StochasticWeightAveraging has one for a default, and YAML knows none.
+        yaml.SafeDumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
         super().__init__(
             ImageClassifier,
             DataModule,

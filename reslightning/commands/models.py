@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--version", help="v1, v1.5 or v2 instead of the network's own")
     parser.add_argument("--num_classes", type=int, help="outputs instead of the network's own number")
     args = parser.parse_args(argv[1:])
-    header = ("network", "layers", "shortcut", "version", "parameters", "mult-adds", "input", "classes")
+    header = ("network", "layers", "shortcut", "version", "parameters", "multiply-adds", "input", "classes")
     rows = [header]
     for name in args.name or list_architectures():
         plain = get_architecture(name).shortcut is None

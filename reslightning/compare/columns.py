@@ -110,10 +110,6 @@ def _fact(name: str) -> Callable[[RunRecord], Value]:
     return lambda run: cast(Value, run.summary.get(name))
 
 
-def _flops(run: RunRecord) -> float | None:
-    return None if (adds := run.summary.get("multiply_adds")) is None else 2 * adds
-
-
 def _gpu_hours(run: RunRecord) -> float | None:
     return run.device_hours if run.summary.get("device") == "cuda" else None
 
@@ -129,7 +125,7 @@ ROWS = (
     Column("published_source", lambda run: row.source if (row := _published(run)) else None, SHARED),
     Column("difference", _difference, MEAN, None, signed_percent, usual=True),
     Column("parameters", _fact("parameters"), SHARED, None, magnitude, usual=True),
-    Column("flops", _flops, SHARED, "FLOPs", magnitude, usual=True),
+    Column("multiply_adds", _fact("multiply_adds"), SHARED, "multiply-adds", magnitude, usual=True),
     Column("status", lambda run: run.status, EACH, usual=True),
     Column("epoch", _epochs, EACH, usual=True),
     Column("heartbeat", lambda run: run.heartbeat, SHARED, None, duration, usual=True),
@@ -177,6 +173,8 @@ def column(name: str, keys: Collection[str]) -> Column:
     if name in keys:
         # Options stand as they were given: two that differ must not look the same.
         return Column(name, lambda run: _option(run, name), EACH, format=str)
+    if name == "flops":
+        raise UserError("there is no column 'flops': it was twice multiply_adds, which the paper counts; use that")
     allowed = [*COLUMNS, *sorted(keys)]
     raise UserError(
         f"unknown column {name!r}{near_misses(name, allowed)}\nallowed: {', '.join(COLUMNS)}, and the runs' options: "

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from reslightning.compare.columns import COLUMNS, Column, Over, Value, differing
 from reslightning.run.record import RunRecord
+from reslightning.run.summary import validated_on
 
 
 class Section(NamedTuple):
@@ -46,7 +47,7 @@ def _validation(run: RunRecord) -> str:
     classes = f" with {facts['classes']} classes" if data == "ImageFolder" and facts.get("classes") else ""
     count = run.validated.get("val/n_samples") or (facts.get("n_samples") or {}).get("val")
     number = f" ({int(count):,} images)" if isinstance(count, int | float) and math.isfinite(count) else ""
-    images = "held-out images" if source == "held-out" else "the test set"
+    images = validated_on(str(source), facts.get("val_part"))
     return f"{data}{classes}, {protocol}, validated on {images}{number}"
 
 

@@ -111,6 +111,11 @@ class DataModule(LightningDataModule):
         """Where validation images come from: the training part, or the test set."""
         return "held-out" if self.val_split else "test"
 
+    @property
+    def val_part(self) -> Split:
+        """The part of the data that validation images are from; they may be its test images, too."""
+        return "train" if self.val_split else "test"
+
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
         """Read or open the data once; later calls do nothing."""
@@ -183,6 +188,11 @@ class DataModule(LightningDataModule):
         """Return the number of images of a split."""
         self.setup()
         return len(self.labels(split))
+
+    def majority(self, split: Split) -> float:
+        """Return the share of a split's images that are of its most frequent class, in [0, 1]."""
+        labels = self.labels(split)
+        return labels.bincount().max().item() / len(labels)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -116,6 +116,12 @@ class ImageFolder(DataModule):
         return "held-out" if self.val_split or both else "test"
 
     @property
+    def val_part(self) -> Split:
+        """The part of the source that validation images are from."""
+        self.setup()
+        return self._parts["val"][0]  # type: ignore[return-value]
+
+    @property
     def protocol(self) -> str:
         """The centre, with its sizes where they are not the usual ones; torchvision's V2 is center-232-224."""
         usual = (self.eval_resize, self.eval_size) == (256, 224)

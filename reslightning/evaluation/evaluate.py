@@ -20,6 +20,7 @@ from reslightning.run.identity import differences
 from reslightning.run.provenance import mixed_code, versions
 from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
+from reslightning.train.messages import majority_error
 
 
 def evaluate(
@@ -89,6 +90,8 @@ def _say(model: ImageClassifier, data: DataModule, split: str, metrics: Mapping[
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
             print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")
+    if (error := majority_error(data.majority(split), data.num_classes)) is not None:  # type: ignore[arg-type]
+        print(f"  always the most frequent class: {error:.2f} %")
     print(f"  loss {metrics[f'{split}/loss']:.4f}")
 
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reslightning.data.base import DataModule
-from reslightning.files import write_atomically
+from reslightning.errors import TrainingError
+from reslightning.files import printable, write_atomically
 from reslightning.run import layout
 
 SHOWN, COLUMNS = 24, 6
@@ -30,8 +31,15 @@ class Findings(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write them, on the first process, which has the samples of all."""
         samples = pl_module.samples
-        if trainer.is_global_zero and isinstance(samples, Tensor):
+        if not trainer.is_global_zero or not isinstance(samples, Tensor):
+            return
+        try:
             write_findings(samples, trainer.datamodule, self.folder)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise TrainingError(
+                f"the training is whole, but its findings could not be made in {self.folder}: {error}\n"
+                "Mend that, and the same command makes them."
+            ) from error
 
 
 def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
@@ -43,9 +51,10 @@ def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
         folder: where the files go.
     """
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / layout.CONFUSION, _confusion(samples, list(data.class_names)))
+    names = [printable(name) for name in data.class_names]
+    write_atomically(folder / layout.CONFUSION, _confusion(samples, names))
     content = io.BytesIO()
-    _sheet(samples[samples[:, 4].argsort(descending=True)[:SHOWN]], data).save(content, "PNG")
+    _sheet(samples[samples[:, 4].argsort(descending=True)[:SHOWN]], data, names).save(content, "PNG")
     write_atomically(folder / layout.WORST, content.getvalue())
 
 
@@ -59,8 +68,7 @@ def _confusion(samples: Tensor, names: list[str]) -> str:
     return text.getvalue()
 
 
-def _sheet(samples: Tensor, data: DataModule) -> Image.Image:
-    names = list(data.class_names)
+def _sheet(samples: Tensor, data: DataModule, names: list[str]) -> Image.Image:
     rows = -(-len(samples) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (SIDE + 8), rows * (SIDE + CAPTION + 8)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from reslightning.evaluation.evaluate import write_result
+from reslightning.files import printable
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -38,7 +39,7 @@ class PredictionWriter(BasePredictionWriter):
             dist.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
         if trainer.is_global_zero:
-            names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+            names = map(printable, trainer.datamodule.class_names)  # type: ignore[attr-defined]
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["index", "label", "prediction", *names])

@@ -61,6 +61,8 @@ class Summary(TypedDict, total=False):
     classes: int
     protocol: str
     val_source: str  # held-out, test
+    val_part: str  # train, val, test: what validation images are from
+    majority: dict[str, float]  # share of the most frequent class in train and val
     n_samples: dict[str, int]  # train, val, test
     epochs: int  # to train
     seed: int
@@ -84,6 +86,13 @@ class Summary(TypedDict, total=False):
     environment: dict[str, Any]
     group: str | None  # W&B's
     tags: list[str]
+
+
+def validated_on(source: str, part: str | None) -> str:
+    """Return which images a run is validated on, in words, of its val_source and, where known, its val_part."""
+    if source == "held-out":
+        return "its own validation images" if part == "val" else "held-out images"
+    return "its own validation images, which are its test images too" if part == "val" else "the test set"
 
 
 KINDS = {owner: get_type_hints(owner) for owner in (Summary, SegmentFacts, Content, Fingerprint)}

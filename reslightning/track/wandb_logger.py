@@ -239,7 +239,7 @@ def begin_wandb(
 def wandb_config(config: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
     """Return what W&B shows as a run's configuration: all options, and the facts of its summary."""
     facts = {name: value for name, value in summary.items() if name not in ("metrics", "best", "status")}
-    return {**config, "run": facts, "flops": 2 * summary.get("multiply_adds", 0)}
+    return {**config, "run": facts}
 
 
 def wandb_summary(summary: Summary) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_ranges
 from reslightning.run.record import weights_file
-from reslightning.train.optim import Optim, Schedule, make_factor, make_optimizer
+from reslightning.train.optim import Optim, Schedule, keep_values, make_factor, make_optimizer, values
 
 TOP5_FROM = 6  # classes; of five, every guess is among the top five
 
@@ -93,6 +93,10 @@ class ImageClassifier(LightningModule):
             self.model.to(memory_format=torch.channels_last)
         # The epoch's metrics by name, in full precision, for whoever writes them down.
         self.metrics: dict[str, float] = {}
+        # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
+        self.goes_on_from: int | None = None
+        self._samples_before = 0  # trained in the epochs before
+        self._stepped: dict[str, float] = {}  # the optimizer's values at its last step
         self._train_sums = _zeros(torch.device("cpu"))
         self._eval_sums = _zeros(torch.device("cpu"))
         # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
@@ -143,12 +147,27 @@ class ImageClassifier(LightningModule):
         self.factor = make_factor(self.schedule, -(-batches // accumulated), trainer.max_epochs or 0)
         self.peak_lr = self.optim.peak(data.batch_size)
         optimizer = make_optimizer(self.model, self.optim, self.peak_lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        if self.goes_on_from is not None:
+            optimizer.register_load_state_dict_pre_hook(keep_values)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor, (self.goes_on_from or 0) - 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Bring the sums, new or from a checkpoint, to the device."""
         self._train_sums = self._train_sums.to(self.device, _accumulator(self.device))
+        self.on_train_epoch_start()  # which Lightning leaves out where it goes on within an epoch
+
+    def on_train_epoch_start(self) -> None:
+        """See that the last epoch is validated, whichever others are."""
+        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Do the same where a callback ends training early."""
+        if self.trainer.should_stop:
+            self.trainer.check_val_every_n_epoch = 1
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
@@ -177,7 +196,8 @@ class ImageClassifier(LightningModule):
             )
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Add the length of the step's gradient, before it is clipped."""
+        """Note the step's rate, and add the length of its gradient, before it is clipped."""
+        self._stepped = values(optimizer)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self._train_sums[NORM] += nn.utils.get_total_norm(gradients)
         self._train_sums[STEPS] += 1
@@ -187,12 +207,15 @@ class ImageClassifier(LightningModule):
         self._check_finite()
         sums = self._reduce(self._train_sums, "sum").tolist()
         self._train_sums = _zeros(self.device)
-        last = self.trainer.global_step - 1
+        self._samples_before += round(sums[COUNT])
+        if not self._stepped:  # an older version's checkpoint behind the epoch's last step
+            self._stepped = {"lr": self.peak_lr * self.factor(self.trainer.global_step - 1)}
         self._report(
             {
                 "train/loss": sums[LOSS] / sums[COUNT],
                 "train/top1": sums[TOP1] / sums[COUNT],
-                "lr": self.peak_lr * self.factor(last),
+                "samples": self._samples_before,
+                **self._stepped,
                 "grad_norm": sums[NORM] / sums[STEPS] if sums[STEPS] else math.nan,
             }
         )
@@ -206,6 +229,8 @@ class ImageClassifier(LightningModule):
         gathered = self.all_gather(self._train_sums)
         assert isinstance(gathered, Tensor)
         checkpoint["train_sums"] = gathered.reshape(-1, STEPS + 1).cpu()
+        checkpoint["samples_trained"], checkpoint["stepped"] = self._samples_before, self._stepped
+        checkpoint["last_validation"] = self.samples
         checkpoint["class_names"] = list(self._data().class_names)
         if self.trainer.is_global_zero:
             digests = {"data": self._data().content()["digest"], "weights": self.weights_digest}
@@ -223,6 +248,17 @@ class ImageClassifier(LightningModule):
         elif rank == 0:
             self._train_sums = kept.sum(0)
             self._train_sums[FIRST_BAD] = kept[:, FIRST_BAD].min()
+        self._take_counts(checkpoint, int(kept[:, COUNT].sum()))
+
+    def _take_counts(self, checkpoint: dict[str, Any], within: int) -> None:
+        """Go on counting, ``within`` samples of the epoch; older versions took whole batches for granted."""
+        steps = checkpoint["global_step"]
+        self._samples_before = checkpoint.get("samples_trained", steps * self._data().batch_size - within)
+        self._stepped = checkpoint.get("stepped", {})
+        if self.goes_on_from is None:
+            self.samples = checkpoint.get("last_validation")  # a training that failed behind it has findings to make
+        else:
+            checkpoint["lr_schedulers"] = []  # the schedule is this run's
 
     # -- evaluation ----------------------------------------------------------------------------
 

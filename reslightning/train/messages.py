@@ -10,16 +10,17 @@ from lightning.pytorch.accelerators import CPUAccelerator
 
 from reslightning.cluster.allocation import Allocation
 from reslightning.data.base import DataModule
-from reslightning.data.progress import syncs_batchnorm
+from reslightning.data.progress import batches_per_epoch, syncs_batchnorm
 from reslightning.models.architectures import cost, resolve_options
 from reslightning.models.published import beside
 from reslightning.run.provenance import mixed_code
-from reslightning.run.summary import Summary, error_percent
+from reslightning.run.summary import Summary, error_percent, validated_on
 from reslightning.train.classifier import ImageClassifier
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
 WAITED = 0.05  # share of the time that waiting for data may take
 SMALL_BATCH = 16  # samples under which batch normalisation's statistics get noisy
+UNEVEN = 0.05  # more of all images than its even share makes a class worth naming
 
 
 def run_cost(model: ImageClassifier, data: DataModule) -> tuple[int, int]:
@@ -41,8 +42,10 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     train, val = data.n_samples("train"), data.n_samples("val")
     accumulated = trainer.accumulate_grad_batches
     micro = data.micro_batch_size(trainer.world_size, accumulated)
-    source = "the test set" if data.val_source == "test" else f"held out by seed {data.seed}"
-    left_out = train % data.batch_size
+    words = validated_on(data.val_source, data.val_part)
+    source = f"held out by seed {data.seed}" if data.val_part == "train" else words
+    batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
+    left_out = train - batches * micro * trainer.world_size
     ema_decay = model.hparams["ema_decay"]
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
     lines = [
@@ -51,8 +54,8 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({source}), "
         f"{data.num_classes} classes",
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
-        f"{data.steps_per_epoch} steps an epoch"
-        + (f", {left_out} images left out (others each epoch)" if left_out else ""),
+        f"{math.ceil(batches / accumulated)} steps an epoch"
+        + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs" + (f", weights averaged ({ema_decay})" if ema_decay else ""),
         f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
@@ -113,7 +116,9 @@ def result(summary: Summary) -> list[str]:
     lines = [f"finished: {summary['epoch']} epochs, {summary['global_step']} steps in {seconds}"]
     rows = [("last", summary["metrics"], f"epoch {summary['epoch']}")]
     if summary["best"]:
-        shown = "the held-out best" if summary["val_source"] == "held-out" else "shown only: chosen on the test set"
+        held_out = summary["val_source"] == "held-out"
+        images = validated_on(summary["val_source"], summary.get("val_part"))
+        shown = f"chosen on {images}" if held_out else f"shown only: chosen on {images}"
         rows.append(("best", summary["best"], f"epoch {summary['best'].get('epoch', '?')}, {shown}"))
     lines.append(f"  {'':10} {'top-1 error':>12} {'top-5 error':>12}")
     for name, metrics, remark in rows:
@@ -121,12 +126,42 @@ def result(summary: Summary) -> list[str]:
         lines.append(f"  {name:10} {errors[0]:>12} {errors[1]:>12}   {remark}")
     if known := beside(summary):
         top1, top5 = (f"{value:.2f} %" if value is not None else "" for value in (known.top1, known.top5))
-        lines.append(f"  {'published':10} {top1:>12} {top5:>12}   on the test set, {known.source}")
+        lines.append(f"  {'published':10} {top1:>12} {top5:>12}   {known.source}")
+    if (error := majority_error(summary.get("majority", {}).get("val"), summary.get("classes"))) is not None:
+        lines.append(f"  {'majority':10} {f'{error:.2f} %':>12} {'':>12}   by always guessing the most frequent class")
+    lines += _untrained(summary)
     if summary.get("images_per_second"):
         lines.append(f"  {summary['images_per_second']:,.0f} images/s in training")
     if mixed := mixed_code(summary):
         lines.append(f"  {mixed}")
     return lines
+
+
+def majority_error(share: float | None, classes: int | None) -> float | None:
+    """Return the error in percent of always guessing the most frequent class; None where classes are about even.
+
+    Args:
+        share: of all images, the most frequent class's; None where not known.
+        classes: how many there are.
+    """
+    even = share is None or not classes or share - 1 / classes < UNEVEN
+    return None if share is None or even else error_percent(share)
+
+
+def _untrained(summary: Summary) -> list[str]:
+    """Return what to say of a training that ended about where guessing is, and what to try."""
+    top1, classes = summary["metrics"].get("train/top1"), summary.get("classes")
+    if top1 is None or not classes:
+        return []
+    chance = summary.get("majority", {}).get("train", 1 / classes)
+    if top1 >= min(3 * chance, chance + (1 - chance) / 4):
+        return []
+    rate = (summary.get("options") or {}).get("model.optim.lr", "?")
+    return [
+        f"  it did not train: its training error, {_percent(top1)}, is near the {_percent(chance)} of guessing",
+        f"  Try a lower model.optim.lr ({rate} now), model.schedule.warmup, trainer.gradient_clip_val 1, more epochs "
+        "or a shallower network; and see whether the labels are right.",
+    ]
 
 
 def _percent(accuracy: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -184,3 +184,44 @@ OptimizerName: TypeAlias = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type
 def make_optimizer(model: nn.Module, optim: Optim, lr: float | None = None) -> torch.optim.Optimizer:
     """Return the optimizer over the model's parameters; ``lr`` is the peak, none given means optim.lr."""
     return OPTIMIZERS[optim.name].make(parameter_groups(model, optim, optim.lr if lr is None else lr), optim)
+
+
+def values(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the rate, momentum and weight decay that a step takes, of several groups the largest."""
+    momenta = [group["momentum"] if "momentum" in group else group["betas"][0] for group in optimizer.param_groups]
+    return {
+        "lr": max(float(group["lr"]) for group in optimizer.param_groups),
+        "momentum": max(momenta),
+        "weight_decay": max(group["weight_decay"] for group in optimizer.param_groups),
+    }
+
+
+def keep_values(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return another run's state of an optimizer with the rates, momentum and decay that this one has."""
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    return {**state, "param_groups": [{**own, "params": there["params"]} for own, there in groups]}
+
+
+def check_state(model: nn.Module, optim: Optim, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Raise UserError where a checkpoint's moments are another optimizer's, or of other groups of weights."""
+    (state,), made = checkpoint["optimizer_states"], make_optimizer(model, optim)
+    weights = [weight for group in made.param_groups for weight in group["params"]]
+    there, here = (
+        f"{name} over {' + '.join(str(len(group['params'])) for group in groups)} parameters"
+        for name, groups in (
+            (checkpoint["hyper_parameters"]["optim"]["name"], state["param_groups"]),
+            (optim.name, made.param_groups),
+        )
+    )
+    fits = there == here and all(
+        value.shape == weights[number].shape
+        for number, kept in state["state"].items()
+        for value in kept.values()
+        if isinstance(value, torch.Tensor) and value.ndim  # AdamW counts its steps in one without dimensions
+    )
+    if not fits:
+        raise UserError(
+            f"{source} holds the state of {there}, which this command's {here} cannot take\nGive model.optim.name, "
+            "decay_norm_and_bias, body_lr and model.frozen_stages as they were there, or start from its weights alone: "
+            f"--model.weights {source}"
+        )

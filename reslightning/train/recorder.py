@@ -93,8 +93,7 @@ class Recorder(Checkpoint):
         """Write down the epoch."""
         assert isinstance(pl_module, ImageClassifier)
         epoch = trainer.current_epoch + 1
-        samples = trainer.global_step * trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        row = {"epoch": epoch, "samples": samples, **pl_module.metrics}
+        row = {"epoch": epoch, **pl_module.metrics}
         if pl_module.device.type == "cuda":
             row["gpu_memory"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
         pl_module.metrics = {}
@@ -120,6 +119,7 @@ class Recorder(Checkpoint):
             self.run.update(
                 metrics=self.last,
                 best=self.best,
+                epochs=trainer.max_epochs or 0,  # StochasticWeightAveraging adds one
                 epoch=int(self.last.get("epoch", 0)),
                 global_step=trainer.global_step,
                 images_per_second=self.throughput.images_per_second,

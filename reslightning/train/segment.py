@@ -27,7 +27,7 @@ from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import describe, result, run_cost, verdict
-from reslightning.train.optim import OPTIMIZERS
+from reslightning.train.optim import OPTIMIZERS, check_state
 from reslightning.train.preemption import Preemption
 from reslightning.train.recorder import FULL, Recorder
 from reslightning.train.throughput import Throughput
@@ -75,12 +75,12 @@ class Segment:
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
         check(data, trainer)
-        self._checkpoint(model, start)
+        self._checkpoint(trainer, model, start)
         if self.leads:
             self.run.open()
         try:
             # Again: another writer may have gone on until the lock was ours.
-            checkpoint = self._checkpoint(model, start)
+            checkpoint = self._checkpoint(trainer, model, start)
             if self.leads:
                 self._check_start(model)
             self._train(trainer, model, data, wandb, checkpoint)
@@ -128,7 +128,7 @@ class Segment:
         """Whether this is the one process that writes."""
         return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
-    def _checkpoint(self, model: ImageClassifier, start: str | None) -> Path | None:
+    def _checkpoint(self, trainer: Trainer, model: ImageClassifier, start: str | None) -> Path | None:
         """Return the checkpoint to go on from, once it is known to fit."""
         own = self.run.last.is_file()
         if not own and not start:
@@ -143,10 +143,28 @@ class Segment:
             )
         check_fit(model.state_dict(), content["state_dict"], str(path), model.arch)
         self.position = (finished_epochs(content), content["global_step"])
+        model.goes_on_from = None if own else content["global_step"]
+        if not own:
+            check_state(model.model, model.optim, content, str(path))
+            self._check_other(trainer, model, content, path)
         self.state = content["callbacks"][self.recorder.state_key] if own else {}
         # Another run's best values and speed are not this one's.
         self.recorder.continues = self.throughput.continues = own
         return path
+
+    def _check_other(self, trainer: Trainer, model: ImageClassifier, content: Mapping[str, Any], path: Path) -> None:
+        """Refuse another run's checkpoint that has nothing to go on with, or would be taken for what it is not."""
+        if "averaging_state" in content and model.hparams["ema_decay"] is None:
+            raise UserError(
+                f"the weights in {path} are an average, which no training goes on from\nGive --model.ema_decay "
+                f"{content['hyper_parameters']['ema_decay']} as there, or start from them with --model.weights {path}"
+            )
+        epochs, _ = self.position
+        if epochs >= (trainer.max_epochs or 0):
+            raise UserError(
+                f"{path} has {epochs} epochs behind it, and trainer.max_epochs={trainer.max_epochs} leaves none to "
+                f"train\nallowed: more than {epochs}, those before counted in"
+            )
 
     def _begin(
         self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
@@ -280,6 +298,8 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "classes": data.num_classes,
         "protocol": model.protocol(data),
         "val_source": data.val_source,
+        "val_part": data.val_part,
+        "majority": {split: data.majority(split) for split in ("train", "val")},
         "n_samples": {split: data.n_samples(split) for split in SPLITS},
         "parameters": parameters,
         "multiply_adds": multiply_adds,

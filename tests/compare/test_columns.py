@@ -85,7 +85,7 @@ def test_options_are_columns_that_stand_as_they_were_given():
         ("seconds", 3661, "1:01:01"),
         ("seconds", 100 * 3600, "4 days"),
         ("parameters", 269_722, "270 k"),
-        ("flops", 8.18e9, "8.18 G"),
+        ("multiply_adds", 4.09e9, "4.09 G"),
         ("parameters", 12, "12"),
         ("images_per_second", 1234.5, "1,234"),
         ("val_loss", 0.123456, "0.1235"),

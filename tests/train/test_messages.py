@@ -1,8 +1,12 @@
-"""What a training says of its loader."""
+"""What a training says of its loader, of its validation images, and of a result that is no better than guessing."""
+
+from pathlib import Path
 
 import pytest
 
 from reslightning.train.messages import verdict
+from tests.conftest import SMALL
+from tests.images import jpeg
 
 
 @pytest.mark.parametrize(
@@ -17,3 +21,71 @@ from reslightning.train.messages import verdict
 )
 def test_the_loader_s_verdict(waited, workers, cpus, said):
     assert said in verdict(waited, workers, cpus)
+
+
+def uneven(folder: Path, counts: dict[str, int], splits=("train", "val")) -> Path:
+    """Make so many pictures of each class, in each split."""
+    for split in splits:
+        for name, count in counts.items():
+            (folder / split / name).mkdir(parents=True)
+            for k in range(count):
+                number = 1000 * len(split) + 100 * sorted(counts).index(name) + k
+                (folder / split / name / f"{k}.jpg").write_bytes(jpeg(number, 20, 20))
+    return folder
+
+
+PICTURES = "--data ImageFolder --model.arch resnet8 --data.batch_size 8 --data.num_workers 0 --wandb.mode disabled"
+PICTURES += " --data.train_size 16 --data.eval_size 16 --data.eval_resize 16 --trainer.max_epochs 1"
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"cat": 9, "dog": 3}, "25.00 %"),
+        ({"a": 2, "b": 10, "c": 2}, "28.57 %"),
+        ({"cat": 6, "dog": 6}, None),
+        ({"a": 4, "b": 4, "c": 4}, None),
+    ],
+)
+def test_the_majority_s_error_stands_beside_the_result_of_uneven_classes(cli, tmp_path, counts, said):
+    data = uneven(tmp_path / "data", counts)
+    shown = [cli(f"fit {PICTURES} --data.root {data} --run_dir run").out for _ in range(2)]
+    shown.append(cli("test --run_dir run").out)
+    for text in shown:
+        lines = [line for line in text.splitlines() if "most frequent class" in line]
+        assert len(lines) == (said is not None), text
+        assert said is None or said in lines[0]
+
+
+@pytest.mark.parametrize(
+    "poor", ["--model.optim.lr 1e-9", "--model.optim.lr 30", "--model.arch plain26 --model.optim.lr 9"]
+)
+def test_a_training_that_ends_near_chance_says_that_it_did_not_train(cli, poor):
+    line = f"fit {SMALL} --trainer.max_epochs 1 --trainer.limit_train_batches 3 --run_dir run {poor}"
+    for result in (cli(line), cli(line)):  # as it ends, and shown again
+        assert result.status == 0, result.err
+        assert "it did not train: its training error, " in result.out
+        assert "of guessing" in result.out
+        assert "model.optim.lr" in result.out
+
+
+def test_a_training_that_trains_says_nothing_of_chance(cli, finished):
+    assert "did not train" not in cli(f"fit --run_dir {finished(cli)}").out
+
+
+@pytest.mark.parametrize(
+    ("splits", "extra", "words"),
+    [
+        (("train", "val"), "", "its own validation images, which are its test images too"),
+        (("train", "val", "test"), "", "its own validation images"),
+        (("train", "val"), "--data.val_split 4", "held out by seed 0"),
+        (("train", "test"), "", "the test set"),
+    ],
+)
+def test_what_validation_images_are_called(cli, tmp_path, splits, extra, words):
+    data = uneven(tmp_path / "data", {"cat": 8, "dog": 8}, splits)
+    result = cli(f"fit {PICTURES} --data.root {data} --run_dir run {extra}")
+    assert result.status == 0, result.err
+    assert f"validation images ({words})" in result.out
+    compared = cli("compare run").out
+    assert ("the test set" in result.out, "the test set" in compared) == (words == "the test set",) * 2
