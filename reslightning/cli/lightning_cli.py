@@ -19,8 +19,10 @@ from lightning.pytorch.loggers import Logger
 
 from reslightning.cli.choice import belongs_to, find_run, find_weights
 from reslightning.cli.configs import arrange, load_config
+from reslightning.cli.counting import refuse
 from reslightning.cli.explain import explain
 from reslightning.cli.options import OWN, refuse_secrets
+from reslightning.cli.parser import count_batches
 from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import job_id
 from reslightning.data import registry
@@ -38,12 +40,6 @@ from reslightning.train.segment import Segment, check
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
-# Lightning ends or validates within an epoch with these, and a run could not go on exactly.
-NOT_SUPPORTED = (
-    ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),
-    ("max_time", (None,), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
-    ("val_check_interval", (None, 1.0), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
-)
 
 
 class Parser(LightningArgumentParser):
@@ -91,20 +87,24 @@ class CLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
+        count_batches(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the first of a command line's readings that means the run directory it names."""
-        first = None
+        readings: list[tuple[Any, list[str]]] = []
         for reading in args:
             self.subcommand = reading[0]
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
                 raise UserError(explain(str(error), self._subcommand_parsers[self.subcommand], DATA_SETS)) from error
-            first = first or self.config
+            readings.append((self.config, reading[1:]))
             if len(args) == 1 or belongs_to(self._options.run_dir, yaml.safe_load(self._text())):
-                return
-        self.config = first
+                break
+        else:
+            self.config = readings[0][0]
+        words = next(words for config, words in readings if config is self.config)
+        refuse(str(self.subcommand), words, self._options)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""
@@ -124,9 +124,6 @@ class CLI(LightningCLI):
 
     def _refuse(self) -> None:
         refuse_secrets(yaml.safe_load(self._text()))
-        for option, nothing, instead in NOT_SUPPORTED:
-            if self._options.trainer[option] not in nothing:
-                raise UserError(f"trainer.{option} is not supported: {instead}")
 
     @property
     def _options(self) -> Any:

@@ -36,8 +36,11 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 LOGIN = re.compile(r"://([^/\s@]+@|[^/\s@:]+:\S+@)|[?&](\w*token|\w*key|password|signature|sig)=", re.IGNORECASE)
-# What the command line fills in from other options.
-LINKED = {"model.num_classes", "data.seed"}
+# What the command line fills in from elsewhere.
+LINKED = {
+    "model.num_classes": "the data says how many classes there are",
+    "data.seed": "--seed_everything sets it, and all else that is random",
+}
 
 
 def known_options() -> set[str]:
@@ -50,7 +53,7 @@ def known_options() -> set[str]:
     for path, name in _data_modules():
         known |= {f"data.{parameter}" for parameter in _parameters(path, name)}
     known |= {f"trainer.{name}" for name in _parameters(_trainer(), "Trainer")}
-    return known - LINKED
+    return known - LINKED.keys()
 
 
 def check_options(argv: list[str]) -> None:
@@ -103,11 +106,13 @@ def _outside_options(words: Sequence[str]) -> set[str]:
     path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")
     if "." not in path or path.startswith("reslightning."):
         return set()
-    return {f"data.{name}" for name in parameters(registry.load(path))} - LINKED
+    return {f"data.{name}" for name in parameters(registry.load(path))} - LINKED.keys()
 
 
 def _check(key: str, known: set[str], where: str) -> None:
     key = key.replace("data.init_args.", "data.")
+    if key in LINKED:
+        raise UserError(f"{key} would not count: {LINKED[key]}")
     if key in known or key.startswith(tuple(f"{name}." for name in OPEN)):
         return
     if any(option.startswith(f"{key}.") for option in known):

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.cluster.allocation import job_id, restarts
 from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, requeue, running
 from reslightning.data.base import DataModule, prepare
-from reslightning.data.progress import finished_epochs, lost_process, started_by_lightning
+from reslightning.data.progress import batches_per_epoch, finished_epochs, lost_process, started_by_lightning
 from reslightning.data.registry import SPLITS
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
@@ -249,13 +249,16 @@ def check(data: DataModule, trainer: Trainer) -> None:
     """Refuse what cannot be trained, before anything is written."""
     data.check_options()
     data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
-    if (trainer.max_epochs or 0) < 0:
-        raise UserError(f"trainer.max_epochs={trainer.max_epochs} has no end; allowed: a number of epochs")
     prepare(data)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         if not data.steps_per_epoch:
             raise UserError(
                 f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
+            )
+        if not batches_per_epoch(trainer, data.steps_per_epoch * trainer.accumulate_grad_batches):
+            raise UserError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
+                "none to train; 1 is one batch, 1.0 all of them"
             )
         data.check_evaluation("val", trainer.world_size)
 
