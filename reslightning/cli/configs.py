@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,8 @@ def arrange(argv: list[str]) -> list[list[str]]:
         choices = [[str(own)]] if own and own.is_file() else []
         if command == "fit" or not choices:
             choices.append([name] if name in available_configs() else [])
+            if choices[-1] and {"WANDB_MODE", "WANDB_DISABLED"} & os.environ.keys():
+                flags = ["--wandb.mode=auto", *flags]  # nobody chose the config's
     return [
         [command, *(part for config in choice for part in ("-c", str(find_config(config)))), *flags]
         for choice in choices

@@ -32,7 +32,7 @@ from reslightning.evaluation.evaluate import evaluate
 from reslightning.evaluation.findings import Findings
 from reslightning.evaluation.predict import PredictionWriter
 from reslightning.run.directory import Run
-from reslightning.track.wandb_logger import Wandb
+from reslightning.track.wandb_settings import Wandb
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import result
 from reslightning.train.recorder import AtomicCheckpointIO
@@ -123,6 +123,11 @@ class CLI(LightningCLI):
             self._choose_run()
 
     def _refuse(self) -> None:
+        if self.subcommand == "fit":
+            given = Wandb(**self._options.wandb.as_dict())
+            given.asked_mode()
+            for name, value in vars(given.chosen()).items():
+                self._options.wandb[name] = value
         refuse_secrets(yaml.safe_load(self._text()))
 
     @property

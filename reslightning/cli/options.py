@@ -49,7 +49,7 @@ def known_options() -> set[str]:
     known |= {f"model.{name}" for name in _parameters(PACKAGE / "train" / "classifier.py", "ImageClassifier")}
     for group in ("Optim", "Schedule"):
         known |= {f"model.{group.lower()}.{name}" for name in _fields(PACKAGE / "train" / "optim.py", group)}
-    known |= {f"wandb.{name}" for name in _fields(PACKAGE / "track" / "wandb_logger.py", "Wandb")}
+    known |= {f"wandb.{name}" for name in _fields(PACKAGE / "track" / "wandb_settings.py", "Wandb")}
     for path, name in _data_modules():
         known |= {f"data.{parameter}" for parameter in _parameters(path, name)}
     known |= {f"trainer.{name}" for name in _parameters(_trainer(), "Trainer")}

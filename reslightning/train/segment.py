@@ -24,7 +24,8 @@ from reslightning.run.identity import determining, identity
 from reslightning.run.provenance import changed_code, environment, versions
 from reslightning.run.summary import Summary
 from reslightning.track.metrics_csv import MetricsCSV
-from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
+from reslightning.track.wandb_logger import SafeWandbLogger, start_wandb, wandb_config, wandb_summary
+from reslightning.track.wandb_settings import Wandb
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import describe, result, run_cost, verdict
 from reslightning.train.optim import OPTIMIZERS
@@ -168,6 +169,8 @@ class Segment:
         self.wandb, mode = start_wandb(wandb, mode, self.run.directory, self.run.summary["run_id"], config)
         if self.wandb:
             self.run.summary["segments"][-1]["wandb"] = mode
+            if self.wandb.folder != self.run.directory.resolve():
+                self.run.summary["segments"][-1]["wandb_dir"] = str(self.wandb.folder)
             self.run.update()
             if mode == "online":
                 rows, _ = read_rows(self.run.metrics)
