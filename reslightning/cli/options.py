@@ -18,6 +18,7 @@ from reslightning.cli.configs import arrange, last_value, load_config
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.ranges import parameters
+from reslightning.track.wandb_settings import Wandb
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Classes whose own options, and lists of classes, may stand below these.
@@ -57,11 +58,12 @@ def known_options() -> set[str]:
 
 
 def check_options(argv: list[str]) -> None:
-    """Raise UserError where a command line's config is missing, or names an option that there is not.
+    """Raise UserError where a command line's config is missing, or names an option or a W&B mode that there is not.
 
     Values are not looked at. A data set that is not this package's is imported, for its options.
     """
     _, *words = arrange(argv)[-1]
+    Wandb(mode="auto" if last_value(words, "wandb.mode") in (None, "auto") else "offline").asked_mode()
     known = known_options() | _outside_options(words)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":

@@ -231,7 +231,7 @@ def _wandb() -> Iterator[Line]:
         yield BAD, "W&B", str(error).replace("\n", "; ")
         return
     if mode != "online":
-        why = "no key found" if asked in ("auto", "online") else f"$WANDB_MODE={os.environ.get('WANDB_MODE', '')}"
+        why = "no key found" if asked in ("auto", "online") else f"W&B's own variables say {asked}"
         if not refused(options) or mode == "disabled":
             yield OK, "W&B", f"{why}: runs are " + ("not recorded" if mode == "disabled" else "recorded offline")
         return

@@ -109,7 +109,7 @@ class Wandb:
         """
         asked = self.asked_mode()
         if asked in ("offline", "disabled"):
-            return asked  # type: ignore[return-value]
+            return asked
         if refused(self):
             return "offline"
         if _key_found():
@@ -133,7 +133,7 @@ def refused(options: Wandb | None = None) -> dict[str, str]:
     """Return why W&B would refuse a setting, by the name of the variable or of the option (wandb.project)."""
     given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and name not in TOLD}
     found = {name: why for name, value in given.items() if (why := _refusal(name, value))}
-    if (options is None or options.mode == "auto") and os.environ.get("WANDB_MODE") == "":
+    if options is not None and options.mode == "auto" and os.environ.get("WANDB_MODE") == "":
         found["WANDB_MODE"] = f"it is empty; allowed: {', '.join(MODES)}"
     for name, variable in VARIABLES.items():
         values = getattr(options, name, None) or ()
