@@ -14,7 +14,7 @@ from reslightning.run.directory import Run
 from reslightning.run.identity import default_directory, differences, identity
 from reslightning.run.record import evaluation_checkpoint
 
-RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # tells the processes that Lightning starts
+RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # PID:DIRECTORY, tells the processes that Lightning starts as PID's
 
 
 def find_run(config: Mapping[str, Any], run_dir: str | None, configs: Sequence[Any], *, fresh: bool) -> Run:
@@ -45,8 +45,8 @@ def find_run(config: Mapping[str, Any], run_dir: str | None, configs: Sequence[A
 
 
 def _directory(config: Mapping[str, Any], run_dir: str | None, configs: Sequence[Any], fresh: bool) -> Path:
-    if inherited := os.environ.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in os.environ else None:
-        return Path(inherited)
+    if inherited := _inherited():
+        return inherited
     directory = default_directory(config)
     if run_dir:
         directory = Path(run_dir).expanduser()
@@ -59,8 +59,21 @@ def _directory(config: Mapping[str, Any], run_dir: str | None, configs: Sequence
         while directory.exists():
             number += 1
             directory = base.with_name(f"{base.name}-{number}")
-    os.environ[RUN_DIR_VARIABLE] = str(directory.resolve())
+    os.environ[RUN_DIR_VARIABLE] = f"{os.getpid()}:{directory.resolve()}"
     return directory
+
+
+def _inherited() -> Path | None:
+    """Return the run directory of the process that started this one as one of several; None if none did."""
+    starter, _, directory = os.environ.get(RUN_DIR_VARIABLE, "").partition(":")
+    if starter in ("", str(os.getpid())):  # an earlier command of this process
+        return None
+    if starter != str(os.getppid()):
+        raise UserError(
+            f"{RUN_DIR_VARIABLE}={os.environ[RUN_DIR_VARIABLE]} lies about: with it a training tells its own "
+            f"processes where to write\nUnset it (unset {RUN_DIR_VARIABLE}), and give the directory as --run_dir."
+        )
+    return Path(directory) if "LOCAL_RANK" in os.environ else None
 
 
 def belongs_to(run_dir: str, config: Mapping[str, Any]) -> bool:

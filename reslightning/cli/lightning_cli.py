@@ -24,7 +24,7 @@ from reslightning.cli.explain import explain
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import count_batches
 from reslightning.cluster.allocation import check as check_allocation
-from reslightning.cluster.allocation import job_id
+from reslightning.cluster.allocation import check_places, job_id
 from reslightning.data import registry
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
@@ -115,6 +115,7 @@ class CLI(LightningCLI):
         """Find the run that this command means; a finished one is shown and ends the command."""
         config = self._options
         self._refuse()
+        check_places(devices(config.trainer) * config.trainer.num_nodes)
         if self.subcommand != "predict":
             check_allocation(devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
