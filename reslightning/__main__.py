@@ -9,7 +9,7 @@ import sys
 import time
 
 from reslightning import __version__
-from reslightning.cluster.allocation import job_id
+from reslightning.cluster.allocation import check_numbers, job_id
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
 from reslightning.errors import SIGNALS, TrainingError, UserError, near_misses, stop_at_once, stop_later
 
@@ -60,10 +60,11 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in COMMANDS:
             allowed = f"allowed: {', '.join(COMMANDS)}"
             raise UserError(f"unknown command {argv[0]!r}{near_misses(argv[0], COMMANDS)}\n{allowed}")
+        check_numbers()
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return int(module.main(argv) or 0)
     except UserError as error:
-        if os.environ.get("SLURM_PROCID", "0") != "0":
+        if job_id() and os.environ.get("SLURM_PROCID", "0") != "0":
             time.sleep(LEADER_FIRST)
         print(f"reslightning: {error}", file=sys.stderr)
         return 2

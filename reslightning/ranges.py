@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_type_hints
@@ -34,12 +35,13 @@ class Range:
             raise ValueError(f"a range that says nothing: {words!r}")
 
     def __contains__(self, value: Any) -> bool:
-        """Whether a number, or every number of a list, is in the range."""
+        """Whether a finite number, or every number of a list that has some, is in the range."""
         numbers = list(value) if isinstance(value, list | tuple) else [value]
-        if "in ascending order" in self.words and numbers != sorted(numbers):
+        if not numbers or ("in ascending order" in self.words and numbers != sorted(numbers)):
             return False
         return all(
-            (self.low < number if self.above else self.low <= number)
+            math.isfinite(number)
+            and (self.low < number if self.above else self.low <= number)
             and (number < self.high if self.below else number <= self.high)
             for number in numbers
         )

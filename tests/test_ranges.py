@@ -15,9 +15,9 @@ from reslightning.ranges import Range, check_ranges, parameters
         ("[0, 1)", [0, 0.999], [-1e-9, 1, float("nan")]),
         ("a fraction in (0, 1]", [1e-9, 1], [0, 1.001]),
         ("images, 1 or more", [1, 10**9], [0]),
-        ("a positive number", [1e-9, 10**9], [0, -1]),
+        ("a positive number", [1e-9, 10**9], [0, -1, float("inf")]),
         ("two numbers in [0, 1)", [(0, 0.9)], [(0.9, 1), (-1, 0)]),
-        ("positive numbers in ascending order", [[1, 1, 2], []], [[2, 1], [0, 1]]),
+        ("positive numbers in ascending order", [[1, 1, 2]], [[2, 1], [0, 1], [], [1, float("inf")]]),
     ],
 )
 def test_a_range_is_what_its_words_say(words, inside, outside):

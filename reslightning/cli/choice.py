@@ -19,7 +19,7 @@ from reslightning.run.identity import default_directory, differences, identity
 from reslightning.run.record import evaluation_checkpoint
 from reslightning.run.summary import Fingerprint
 
-RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # tells the processes that Lightning starts
+RUN_DIR_VARIABLE = "RESLIGHTNING_RUN_DIR"  # PID:DIRECTORY, tells the processes that Lightning starts as PID's
 
 
 def find_run(
@@ -102,8 +102,8 @@ def _directory(
     config: Mapping[str, Any], run_dir: str | None, configs: Sequence[Any], fresh: bool
 ) -> tuple[Path, bool]:
     """Return the directory that a command means, and whether it names it."""
-    if inherited := os.environ.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in os.environ else None:
-        return Path(inherited), True
+    if inherited := _inherited():
+        return inherited, True
     directory, named = _default(config), bool(run_dir)
     if run_dir:
         directory = Path(run_dir).expanduser()
@@ -122,7 +122,7 @@ def _directory(
 
 
 def _hand_on(directory: Path) -> None:
-    os.environ[RUN_DIR_VARIABLE] = str(directory.resolve())
+    os.environ[RUN_DIR_VARIABLE] = f"{os.getpid()}:{directory.resolve()}"
 
 
 def _default(config: Mapping[str, Any]) -> Path:
@@ -136,6 +136,19 @@ def _default(config: Mapping[str, Any]) -> Path:
             if not differences(load_config(there / layout.CONFIG), config):
                 return there
     return directory
+
+
+def _inherited() -> Path | None:
+    """Return the run directory of the process that started this one as one of several; None if none did."""
+    starter, _, directory = os.environ.get(RUN_DIR_VARIABLE, "").partition(":")
+    if starter in ("", str(os.getpid())):  # an earlier command of this process
+        return None
+    if starter != str(os.getppid()):
+        raise UserError(
+            f"{RUN_DIR_VARIABLE}={os.environ[RUN_DIR_VARIABLE]} lies about: with it a training tells its own "
+            f"processes where to write\nUnset it (unset {RUN_DIR_VARIABLE}), and give the directory as --run_dir."
+        )
+    return Path(directory) if "LOCAL_RANK" in os.environ else None
 
 
 def places(config: Mapping[str, Any]) -> tuple[Any, Any]:

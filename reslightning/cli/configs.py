@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,33 @@ from reslightning.errors import UserError, near_misses
 from reslightning.run import layout
 
 
+class Loader(yaml.SafeLoader):
+    """YAML that means what it says: no key is given twice, and no number reads as another, 1:30 as 90 or 010 as 8."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose keys are all different."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.value in lines and not key.tag.endswith(":merge"):
+                first = f"{key.value!r} is given twice, first in line {lines[key.value]}; leave one of them"
+                raise yaml.constructor.ConstructorError(None, None, first, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        """Return a number, unless it counts to another base than ten in disguise."""
+        if ":" in node.value or re.match(r"[-+]?0[0-7_]", node.value):
+            wrong = f"{node.value} reads as {self.construct_yaml_int(node)} in YAML; write that, or quote a text"
+            raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
+        return self.construct_yaml_int(node)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.number)
+
+
 def arrange(argv: list[str]) -> list[list[str]]:
-    """Return the readings of a command line, each with configs before flags, so that flags win.
+    """Return the readings of a command line, each with configs before flags, so that flags win, and the data set first.
 
     Configs are looked up. A command without one is read with the configuration of the run
     directory it names, then with that of its data set: the first that means that run is meant.
@@ -28,20 +54,42 @@ def arrange(argv: list[str]) -> list[list[str]]:
             configs.append(next(rest, ""))
         elif argument.startswith("--config="):
             configs.append(argument.partition("=")[2])
+        elif argument.startswith("-c"):
+            configs.append(argument[2:].removeprefix("="))
         else:
             flags.append(argument)
+    flags = _data_set_first(flags)
     choices = [configs]
     if not configs and not {"-h", "--help"} & set(flags):
         run_dir = last_value(flags, "run_dir")
-        name = default_config(last_value(flags, "data", "data.class_path") or "Digits")
+        name = default_config(_class_path(last_value(flags, "data", "data.class_path") or "Digits"))
         own = Path(run_dir).expanduser() / layout.CONFIG if run_dir else None
         choices = [[str(own)]] if own and own.is_file() else []
         if command == "fit" or not choices:
             choices.append([name] if name in available_configs() else [])
+            if choices[-1] and {"WANDB_MODE", "WANDB_DISABLED"} & os.environ.keys():
+                flags = ["--wandb.mode=auto", *flags]  # nobody chose the config's
     return [
         [command, *(part for config in choice for part in ("-c", str(find_config(config)))), *flags]
         for choice in choices
     ]
+
+
+def _data_set_first(flags: Sequence[str]) -> list[str]:
+    """Return flags with the data set's before those of its options, which another may not have."""
+    chosen, others, words = list[str](), list[str](), iter(flags)
+    for word in words:
+        if word in ("--data", "--data.class_path"):
+            chosen += [word, *itertools.islice(words, 1)]
+        else:
+            (chosen if word.startswith(("--data=", "--data.class_path=")) else others).append(word)
+    return [*chosen, *others]
+
+
+def _class_path(data: str) -> str:
+    """Return the class path in what ``--data`` is given, which may be a mapping."""
+    content = yaml.load(data, Loader) if data.startswith("{") else data
+    return str(content.get("class_path", "")) if isinstance(content, dict) else data
 
 
 def underscored(words: Sequence[str]) -> list[str]:
@@ -102,7 +150,7 @@ def load_config(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read or is no YAML; the message has the line.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}, line {line}: {error.problem or error} (not valid YAML)") from error
@@ -110,4 +158,15 @@ def load_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read the config {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
+    names = sorted(_dotted(content))
+    if twice := next((name for name, following in itertools.pairwise(names) if name == following), None):
+        raise UserError(f"{path}: {twice} is given twice, nested and with dots; leave one of them")
     return content
+
+
+def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

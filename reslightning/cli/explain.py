@@ -35,8 +35,12 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
     if refused:
         groups = {option.partition(".")[0] for option in types}
         parents = [] if refused[1].partition(".")[0] in groups else keys
-        return _unknown_option(".".join([*parents, refused[1]]).replace(".init_args", ""), types)
-    value = re.findall(r"(?:Got|Given) value: (.+)", message)
+        name = ".".join([*parents, refused[1]]).replace(".init_args", "")
+        having = [one for one, cls in data_sets.items() if name.removeprefix("data.") in parameters(cls)]
+        if name.startswith("data.") and having:
+            return f"{name} is no option of this data set\nSay which is meant: --data {', '.join(having)}"
+        return _unknown_option(name, types)
+    value = re.findall(r"(?:Got|Given) value: ?(.*)", message)
     if keys and value:
         key = next((k for k in (".".join(keys), keys[-1]) if k in types), ".".join(keys))
         if key == "data.seed":  # the command line links it
@@ -80,6 +84,6 @@ def _allowed(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         parts = dict.fromkeys(_allowed(part) for part in get_args(hint))
         return ", ".join(parts)
-    if get_origin(hint) is list:
+    if get_origin(hint) in (list, tuple):
         return f"a list like [x, y] of {_allowed(get_args(hint)[0])}"
     return WORDS.get(hint, getattr(hint, "__name__", str(hint)))

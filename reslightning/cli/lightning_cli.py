@@ -20,10 +20,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
+from reslightning.cli.counting import refuse
 from reslightning.cli.explain import explain
 from reslightning.cli.options import OWN, refuse_secrets
+from reslightning.cli.parser import count_batches
 from reslightning.cluster.allocation import check as check_allocation
-from reslightning.cluster.allocation import job_id
+from reslightning.cluster.allocation import check_places, job_id
 from reslightning.data import registry
 from reslightning.data.base import DataModule, prepare
 from reslightning.errors import UserError
@@ -32,7 +34,7 @@ from reslightning.evaluation.findings import Findings
 from reslightning.evaluation.predict import PredictionWriter
 from reslightning.run.directory import Run
 from reslightning.run.summary import Content, Fingerprint
-from reslightning.track.wandb_logger import Wandb
+from reslightning.track.wandb_settings import Wandb
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import result
 from reslightning.train.recorder import AtomicCheckpointIO
@@ -40,12 +42,6 @@ from reslightning.train.segment import Segment, check
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
-# Lightning ends or validates within an epoch with these, and a run could not go on exactly.
-NOT_SUPPORTED = (
-    ("max_steps", (-1,), "lengths are in epochs, trainer.max_epochs"),
-    ("max_time", (None,), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
-    ("val_check_interval", (None, 1.0), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
-)
 
 
 class Parser(LightningArgumentParser):
@@ -96,20 +92,24 @@ class CLI(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
+        count_batches(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the first of a command line's readings that means the run directory it names."""
-        first = None
+        readings: list[tuple[Any, list[str]]] = []
         for reading in args:
             self.subcommand = reading[0]
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
                 raise UserError(explain(str(error), self._subcommand_parsers[self.subcommand], DATA_SETS)) from error
-            first = first or self.config
+            readings.append((self.config, reading[1:]))
             if len(args) == 1 or belongs_to(self._options.run_dir, yaml.safe_load(self._text())):
-                return
-        self.config = first
+                break
+        else:
+            self.config = readings[0][0]
+        words = next(words for config, words in readings if config is self.config)
+        refuse(str(self.subcommand), words, self._options)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""
@@ -120,16 +120,19 @@ class CLI(LightningCLI):
         """Refuse what cannot be, and find the weights that an evaluation means."""
         config = self._options
         self._refuse()
+        check_places(devices(config.trainer) * config.trainer.num_nodes)
         if self.subcommand != "predict":
             check_allocation(devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
             self._choose_weights()
 
     def _refuse(self) -> None:
+        if self.subcommand == "fit":
+            given = Wandb(**self._options.wandb.as_dict())
+            given.asked_mode()
+            for name, value in vars(given.chosen()).items():
+                self._options.wandb[name] = value
         refuse_secrets(yaml.safe_load(self._text()))
-        for option, nothing, instead in NOT_SUPPORTED:
-            if self._options.trainer[option] not in nothing:
-                raise UserError(f"trainer.{option} is not supported: {instead}")
 
     @property
     def _options(self) -> Any:

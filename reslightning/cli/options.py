@@ -18,6 +18,7 @@ from reslightning.cli.configs import arrange, last_value, load_config
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.ranges import parameters
+from reslightning.track.wandb_settings import Wandb
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Classes whose own options, and lists of classes, may stand below these.
@@ -36,8 +37,11 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 LOGIN = re.compile(r"://([^/\s@]+@|[^/\s@:]+:\S+@)|[?&](\w*token|\w*key|password|signature|sig)=", re.IGNORECASE)
-# What the command line fills in from other options.
-LINKED = {"model.num_classes", "data.seed"}
+# What the command line fills in from elsewhere.
+LINKED = {
+    "model.num_classes": "the data says how many classes there are",
+    "data.seed": "--seed_everything sets it, and all else that is random",
+}
 
 
 def known_options() -> set[str]:
@@ -46,19 +50,20 @@ def known_options() -> set[str]:
     known |= {f"model.{name}" for name in _parameters(PACKAGE / "train" / "classifier.py", "ImageClassifier")}
     for group in ("Optim", "Schedule"):
         known |= {f"model.{group.lower()}.{name}" for name in _fields(PACKAGE / "train" / "optim.py", group)}
-    known |= {f"wandb.{name}" for name in _fields(PACKAGE / "track" / "wandb_logger.py", "Wandb")}
+    known |= {f"wandb.{name}" for name in _fields(PACKAGE / "track" / "wandb_settings.py", "Wandb")}
     for path, name in _data_modules():
         known |= {f"data.{parameter}" for parameter in _parameters(path, name)}
     known |= {f"trainer.{name}" for name in _parameters(_trainer(), "Trainer")}
-    return known - LINKED
+    return known - LINKED.keys()
 
 
 def check_options(argv: list[str]) -> None:
-    """Raise UserError where a command line's config is missing, or names an option that there is not.
+    """Raise UserError where a command line's config is missing, or names an option or a W&B mode that there is not.
 
     Values are not looked at. A data set that is not this package's is imported, for its options.
     """
     _, *words = arrange(argv)[-1]
+    Wandb(mode="auto" if last_value(words, "wandb.mode") in (None, "auto") else "offline").asked_mode()
     known = known_options() | _outside_options(words)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
@@ -103,11 +108,13 @@ def _outside_options(words: Sequence[str]) -> set[str]:
     path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")
     if "." not in path or path.startswith("reslightning."):
         return set()
-    return {f"data.{name}" for name in parameters(registry.load(path))} - LINKED
+    return {f"data.{name}" for name in parameters(registry.load(path))} - LINKED.keys()
 
 
 def _check(key: str, known: set[str], where: str) -> None:
     key = key.replace("data.init_args.", "data.")
+    if key in LINKED:
+        raise UserError(f"{key} would not count: {LINKED[key]}")
     if key in known or key.startswith(tuple(f"{name}." for name in OPEN)):
         return
     if any(option.startswith(f"{key}.") for option in known):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from reslightning.cli.configs import last_value, underscored
+from reslightning.cli.configs import Loader, last_value, underscored
 from reslightning.errors import UserError, near_misses
 
 WORDS = {
@@ -19,6 +20,18 @@ WORDS = {
     PositiveInt: "a whole number, 1 or more",
     PositiveFloat: "a number above 0",
 }
+
+
+_load = jsonargparse.get_loader("yaml")
+
+
+def _load_strictly(text: str) -> Any:
+    """Return a value given on the command line or in a config, once it is known to mean one thing."""
+    yaml.load(text, Loader)
+    return _load(text)
+
+
+jsonargparse.set_loader("yaml", _load_strictly, exceptions=(yaml.YAMLError,))
 
 
 class CommandParser(jsonargparse.ArgumentParser):
@@ -56,3 +69,16 @@ def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
         for option in action.option_strings
         if option.startswith("--") and not option.endswith("help")
     }
+
+
+_Batches = int | float | None
+
+
+def count_batches(parser: argparse.ArgumentParser) -> None:
+    """Let 1 stay one batch, where 1.0 is all of them.
+
+    Python may have their type as float or int, and jsonargparse tries the first one first.
+    """
+    for action in parser._actions:
+        if re.search(r"\.(limit_\w+_batches|overfit_batches|val_check_interval)$", action.dest):
+            action._typehint = _Batches  # type: ignore[attr-defined]

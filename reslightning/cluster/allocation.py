@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from reslightning.errors import UserError
 
+# What tells a process its place among others, and Lightning believes.
+PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 # How Lightning tells an interactive shell, in which every task would train alone.
 INTERACTIVE_NAMES = ("bash", "interactive")
 
@@ -130,3 +132,48 @@ def check(devices: int, nodes: int) -> None:
             f"{tasks} tasks ({', '.join(map(str, given.tasks))} on the nodes) do not match trainer.num_nodes={nodes} x "
             f"trainer.devices={devices}\nUse {use}{instead}; slurm/train.sh derives them from the allocation."
         )
+
+
+def check_numbers(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise UserError for a place among other processes that is no number, which Lightning cannot even read."""
+    for name in PLACES:
+        if not environ.get(name, "0").isdigit():
+            raise UserError(f"{name}={environ[name]} is no process's number; unset it: unset {name}")
+
+
+def check_places(processes: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a place among other processes that no launcher gave: a process that is not the first writes nothing.
+
+    Args:
+        processes: the Trainer's devices times its nodes.
+        environ: the process's environment.
+
+    Raises:
+        UserError: a variable lies about that nothing which starts processes has set.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return
+    for name in PLACES:
+        if name in environ and environ[name] not in _true_places(name, processes, environ):
+            raise UserError(
+                f"{name}={environ[name]} lies about, but nothing started this process as one of several: it would wait "
+                f"for the others, or train and write nothing\nUnset it (unset {name}), or start the processes with "
+                "srun or torchrun."
+            )
+
+
+def _true_places(name: str, processes: int, environ: Mapping[str, str]) -> Collection[str]:
+    """Return the values of a variable that what started this process explains."""
+    job = Allocation.here(environ)
+    if name.startswith("SLURM_"):
+        anything = [environ[name]]
+        return anything if job and (job.in_step or name == "SLURM_NTASKS") else ["0"] if job else []
+    if job and job.in_step:
+        slurms = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+        return [environ.get(slurms.get(name, "SLURM_NODEID"), "")]
+    if processes == 1:
+        return ["1"] if name == "WORLD_SIZE" else ["0"]
+    # Lightning's launcher, or whoever says by hand where the first process is; neither of them sets RANK.
+    if {"MASTER_ADDR", "MASTER_PORT"} <= environ.keys() and name != "RANK":
+        return [environ[name]]
+    return [str(processes)] if name == "WORLD_SIZE" else []

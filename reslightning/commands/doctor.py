@@ -19,6 +19,7 @@ from reslightning.cluster.allocation import INTERACTIVE_NAMES, Allocation
 from reslightning.cluster.launch import Plan
 from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
+from reslightning.track.wandb_settings import Wandb, refused
 
 OK, WARN, BAD = "ok", "warn", "BAD"
 CHECKPOINT = 200  # MB, a ResNet-50's with its optimizer
@@ -221,12 +222,18 @@ def _some_files(path: Path) -> list[Path]:
 
 
 def _wandb() -> Iterator[Line]:
-    if mode := os.environ.get("WANDB_MODE"):
-        yield OK, "W&B", f"WANDB_MODE={mode}"
+    options = Wandb().chosen()
+    for name, why in refused(options).items():
+        yield WARN, "W&B", f"{name}: {why}: runs are recorded offline without it"
+    try:
+        asked, mode = options.asked_mode(), options.resolved_mode()
+    except UserError as error:
+        yield BAD, "W&B", str(error).replace("\n", "; ")
         return
-    key = bool(os.environ.get("WANDB_API_KEY")) or (Path("~/.netrc").expanduser().is_file())
-    if not key:
-        yield OK, "W&B", "no key found: runs are recorded offline"
+    if mode != "online":
+        why = "no key found" if asked in ("auto", "online") else f"W&B's own variables say {asked}"
+        if not refused(options) or mode == "disabled":
+            yield OK, "W&B", f"{why}: runs are " + ("not recorded" if mode == "disabled" else "recorded offline")
         return
     host, problem = wandb_server()
     if problem:

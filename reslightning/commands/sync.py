@@ -19,7 +19,7 @@ from reslightning.errors import TrainingError, UserError
 from reslightning.run import layout
 from reslightning.run.record import RunRecord, find_runs
 from reslightning.run.summary import SegmentFacts
-from reslightning.track.wandb_runs import wandb_url
+from reslightning.track.wandb_settings import told, wandb_url
 
 SECONDS = 300.0
 HEADER = 7  # bytes of a recording in front of its first record
@@ -75,10 +75,11 @@ def _sync(directory: Path, seconds: float) -> tuple[str, str | None]:
     took along what its recording did not have yet, of one that was online the server alone knows what arrived, and one
     without W&B has none: of such a run the epochs that the server does not have are sent from metrics.csv.
     """
-    segments, recordings, record = list[SegmentFacts](), offline_segments(directory), None
+    segments, record = list[SegmentFacts](), None
     with contextlib.suppress(UserError):
         record = RunRecord.from_directory(directory)
         segments = record.summary.get("segments") or []
+    recordings = offline_segments(directory, record)
     if record and record.status == "running" and not record.dead:
         return "left for later: it is being trained", None
     ended = [
@@ -100,9 +101,14 @@ def _begun(recording: Path) -> bool:
     return any(not state.with_suffix(".synced").exists() for state in recording.glob("*.wandb.syncstate"))
 
 
-def offline_segments(directory: Path) -> list[Path]:
+def offline_segments(directory: Path, record: RunRecord | None = None) -> list[Path]:
     """Return the folders of what a run recorded offline, in the order of their beginnings."""
-    found = sorted((directory / layout.WANDB).glob("offline-run-*"), key=lambda path: path.name.split("-")[2])
+    here = list((directory / layout.WANDB).glob("offline-run-*"))
+    if record:  # where $WANDB_DIR was, several runs have theirs
+        elsewhere = {part["wandb_dir"] for part in record.summary.get("segments") or [] if "wandb_dir" in part}
+        for folder in elsewhere:
+            here += (Path(folder) / layout.WANDB).glob(f"offline-run-*-{record.summary['run_id']}")
+    found = sorted(here, key=lambda path: path.name.split("-")[2])
     # With a header alone W&B would refuse all the others, too.
     return [path for path in found if any(file.stat().st_size > HEADER for file in path.glob("*.wandb"))]
 
@@ -114,7 +120,8 @@ def _upload(directory: Path, segments: list[Path], seconds: float) -> str | None
     """
     command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, segments)]
     # Its own log goes beside the recordings, not to the working folder, whose settings would then not be found.
-    environ = os.environ | {"WANDB_SILENT": "false", "WANDB_BASE_URL": wandb_url(), "WANDB_DIR": str(directory)}
+    with told():
+        environ = os.environ | {"WANDB_SILENT": "false", "WANDB_BASE_URL": wandb_url(), "WANDB_DIR": str(directory)}
     environ.pop("WANDB_SERVICE", None)  # of a run in this process
     try:
         done = subprocess.run(
@@ -131,13 +138,14 @@ def _upload(directory: Path, segments: list[Path], seconds: float) -> str | None
 
 def _send(record: RunRecord, seconds: float) -> tuple[str, str | None]:
     """Send a run from its own files: the epochs, and what a finished one found, that the server does not have."""
-    from reslightning.track.wandb_logger import Wandb, begin_wandb, wandb_config, wandb_summary
+    from reslightning.track.wandb_logger import begin_wandb, wandb_config, wandb_summary
+    from reslightning.track.wandb_settings import Wandb
 
     directory, summary = Path(record.source), record.summary
     try:
         config = load_config(directory / layout.CONFIG)
         options = Wandb(**config["wandb"])
-        options = replace(options, group=summary.get("group"), tags=summary.get("tags") or options.tags)
+        options = replace(options, group=summary.get("group"), tags=summary.get("tags") or options.tags).acceptable()
         facts = wandb_config(config, summary)
         logger = begin_wandb(options, "online", directory, summary["run_id"], facts, finish_timeout=seconds)
     except Exception as error:  # whatever W&B, or a file that is cut, says

@@ -30,6 +30,7 @@ from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from reslightning.ranges import Range, check_ranges
 
+FRACTION, SPREAD = Range("fractions in [0, 1]"), Range("fractions in (0, 1]")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
@@ -72,6 +73,7 @@ class DataModule(LightningDataModule):
     download: bool = False
     reads_files: ClassVar[bool] = False  # while training, so that loader workers help
     skips: bool = False  # corrupt images
+    unused: ClassVar[frozenset[str]] = frozenset()  # options that mean nothing to it
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
 
     def __init__(
@@ -207,8 +209,9 @@ class DataModule(LightningDataModule):
         for option, values in (("mean", self.mean), ("std", self.std)):
             if values.shape != (3,):
                 raise UserError(f"data.{option} has {len(values)} values; allowed: 3, one per channel")
-        if not (self.std > 0).all():
-            raise UserError(f"data.std={self.std.tolist()} is out of range; allowed: positive numbers")
+            if values.tolist() not in (FRACTION if option == "mean" else SPREAD):
+                allowed = (FRACTION if option == "mean" else SPREAD).words
+                raise UserError(f"data.{option}={values.tolist()} is out of range; allowed: {allowed}, of 255")
 
     def micro_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass.

@@ -17,6 +17,7 @@ class Digits(InMemory):
     own_mean = (0.305, 0.305, 0.305)
     own_std = (0.325, 0.325, 0.325)
     own_flip = False  # a mirrored 2 is no digit
+    unused = frozenset({"root", "stage_to", "download"})  # there is nothing to find, copy or fetch
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return 1,438 training or 359 test images, 8x8 grey levels brought to 32x32 RGB."""

@@ -100,7 +100,12 @@ def determining(config: Mapping[str, Any]) -> dict[str, Any]:
             flat.update(_flatten({k: v for k, v in value.items() if k not in ignored}, f"{group}."))
         else:
             flat[group] = value
-    return flat
+    # Earlier versions read a number of batches as 4.0, but 1.0 is all of them and 1 is one.
+    return {key: float(value) if _batches(key) and value > 1 else value for key, value in flat.items()}
+
+
+def _batches(key: str) -> bool:
+    return key.startswith("trainer.limit_") and key.endswith("_batches")
 
 
 def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -149,8 +154,11 @@ def _trainer_defaults() -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> str:
     """Return eight hexadecimal digits that name what determines the run's result."""
-    canonical = json.dumps(_counting(config), sort_keys=True, default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    return hashlib.sha256(_canonical(_counting(config)).encode()).hexdigest()[:8]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -159,7 +167,7 @@ def differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
     return [
         f"  {key}: {first.get(key, _default(key))} there, {second.get(key, _default(key))} given"
         for key in sorted(first.keys() | second.keys())
-        if first.get(key) != second.get(key)
+        if _canonical(first.get(key)) != _canonical(second.get(key))
     ]
 
 

@@ -24,6 +24,7 @@ class SegmentFacts(TypedDict, total=False):
     code: str | None  # what the package's modules contained
     wandb: str  # how W&B recorded it: online or offline
     recorded: bool  # whether that is whole
+    wandb_dir: str  # where W&B's files are, if not in the run's directory
 
 
 class Content(TypedDict):

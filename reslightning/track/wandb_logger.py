@@ -1,95 +1,31 @@
-"""Weights & Biases, online or offline: its options, and a logger whose failures end no training."""
+"""Weights & Biases, online or offline: a logger whose failures end no training."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from reslightning.cluster.allocation import job_id
 from reslightning.run import layout
 from reslightning.run.summary import Summary
-from reslightning.track.wandb_runs import COST, wandb_url
+from reslightning.track.wandb_runs import COST
+from reslightning.track.wandb_settings import DEFAULTS, Mode, Wandb, place, refused, told
 
-Mode = Literal["online", "offline", "disabled"]
 # An unreachable server's share in a run's start and in its end, in seconds.
 INIT_TIMEOUT = 30.0
 FINISH_TIMEOUT = 30.0
 
 
-@dataclass(frozen=True)
-class Wandb:
-    """Weights & Biases. A Slurm job's number and partition become tags, a job array's name the group.
-
-    Attributes:
-        mode: auto (online where a key is found, else offline), online, offline or disabled.
-        project: the project runs belong to.
-        entity: the user or team; none given means the key's own.
-        group: runs shown together; none given means the job array's name, if there is one.
-        name: the run's name; none given means the run directory's.
-        job_type: what the run is for; none given means train.
-        tags: words to find the run by.
-        notes: a longer description.
-        log_checkpoint: upload the last checkpoint when the run is finished.
-    """
-
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "reslightning"
-    entity: str | None = None
-    group: str | None = None
-    name: str | None = None
-    job_type: str = "train"
-    tags: list[str] = field(default_factory=list)
-    notes: str | None = None
-    log_checkpoint: bool = False
-
-    def in_job(self, group: str | None) -> Wandb:
-        """Return these options with what the Slurm job says, if this is one, or else the group that a run had."""
-        number = job_id()
-        name = os.environ.get("SLURM_JOB_NAME") if "SLURM_ARRAY_JOB_ID" in os.environ else None
-        words = [f"job-{number}" if number else None, os.environ.get("SLURM_JOB_PARTITION")]
-        tags = list(dict.fromkeys([*self.tags, *(word for word in words if word and number)]))
-        return replace(self, tags=tags, group=self.group or group or name)
-
-    def resolved_mode(self) -> Mode:
-        """Return the mode without "auto": $WANDB_MODE's if set, else by whether a key is found.
-
-        Online without a key is offline too, with a warning: W&B would ask for one.
-        """
-        asked = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE", "auto")
-        if asked in ("offline", "disabled"):
-            return asked  # type: ignore[return-value]
-        if _key_found():
-            return "online"
-        if asked == "online":
-            warnings.warn("no W&B key is found, so the run is recorded offline; see `wandb login`", stacklevel=2)
-        return "offline"
-
-
-def _key_found() -> bool:
-    """Whether W&B has credentials, found without asking its server or the user."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    from requests.utils import get_netrc_auth
-
-    try:
-        return get_netrc_auth(wandb_url()) is not None
-    except Exception as error:  # a setting of the user's that W&B does not take
-        warnings.warn(f"W&B's settings cannot be read: {error}", stacklevel=3)
-        return False
-
-
 class SafeWandbLogger(WandbLogger):
     """W&B whose failures never end a training: metrics.csv has every metric anyway."""
 
+    folder: Path  # where W&B's files are
     known = 0.0  # the last epoch that the server has from before this segment
 
     def catch_up(self, rows: Sequence[Mapping[str, float]]) -> int:
@@ -183,6 +119,10 @@ def start_wandb(
         return None, mode
     import wandb
 
+    for name, why in refused(options).items():
+        mode = "offline"
+        warnings.warn(f"W&B refuses {name}: {why}. The run is recorded offline without it", stacklevel=2)
+    options = options.acceptable()
     try:
         return begin_wandb(options, mode, directory, run_id, config), mode
     except Exception as error:
@@ -205,35 +145,39 @@ def begin_wandb(
     """Start or continue a run's W&B run, in which every metric is over steps, or raise what W&B raises."""
     import wandb
 
-    run = wandb.init(
-        project=options.project,
-        entity=options.entity,
-        group=options.group,
-        name=options.name or directory.resolve().name,
-        job_type=options.job_type,
-        tags=options.tags,
-        notes=options.notes,
-        dir=directory.resolve(),  # its service process may have another working folder
-        id=run_id,
-        resume="allow",
-        mode=mode,
-        config=dict(config),
-        settings=wandb.Settings(
-            console="off",
-            silent=True,
-            disable_git=True,  # a remote's address may hold a credential; summary.json has the commit
-            disable_code=True,
-            init_timeout=INIT_TIMEOUT,
-            finish_timeout=finish_timeout,
-            finish_timeout_raises=True,
-        ),
-    )
+    folder = place(directory)
+    with told():
+        run = wandb.init(
+            project=options.project or DEFAULTS["project"],
+            entity=options.entity,
+            group=options.group,
+            name=options.name or directory.resolve().name,
+            job_type=options.job_type or DEFAULTS["job_type"],
+            tags=options.tags,
+            notes=options.notes,
+            dir=folder,  # its service process may have another working folder
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            config=dict(config),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,  # a remote's address may hold a credential; summary.json has the commit
+                disable_code=True,
+                init_timeout=INIT_TIMEOUT,
+                finish_timeout=finish_timeout,
+                finish_timeout_raises=True,
+            ),
+        )
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
     for name in ("val/top1", "val/top5"):
         run.define_metric(name, step_metric="trainer/global_step", summary="max,last")
     run.define_metric("val/loss", step_metric="trainer/global_step", summary="min,last")
-    return SafeWandbLogger(experiment=run)
+    logger = SafeWandbLogger(experiment=run)
+    logger.folder = folder
+    return logger
 
 
 def wandb_config(config: Mapping[str, Any], summary: Summary) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""W&B's server: its address, and runs read from it as records; without torch.
+"""W&B's server: runs read from it as records; without torch.
 
 Its private offline files are not read: every run has its own.
 """
@@ -6,7 +6,6 @@ Its private offline files are not read: every run has its own.
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -24,13 +23,6 @@ STATES = {"running": "running", "crashed": "lost", "pending": "preempted", "pree
 ENDED = {"finished": "finished", "failed": "failed", "killed": "failed", "preempted": "preempted"}
 # What a run's configuration says of its cost is from the beginning of a segment.
 COST = ("epoch", "global_step", "seconds", "images_per_second", "data_wait")
-
-
-def wandb_url() -> str:
-    """Return the address of the server that W&B's settings name."""
-    import wandb
-
-    return os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
 
 
 def read_project(path: str, *, group: str | None = None, api: Any = None) -> tuple[list[RunRecord], list[str]]:

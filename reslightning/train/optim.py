@@ -75,7 +75,7 @@ class Schedule:
     name: ScheduleName = "step"
     warmup: Annotated[float, Range("epochs, 0 or more")] = 0.0
     milestones: Annotated[list[float] | None, Range("positive numbers in ascending order")] = None
-    gamma: float = 0.1
+    gamma: Annotated[float, Range("a factor in (0, 1]")] = 0.1
     tau: Annotated[float | None, Range("a positive number")] = None
     unit: Literal["epochs", "iterations"] = "epochs"
     final: Annotated[float, Range("a fraction in [0, 1]")] = 0.0
@@ -132,6 +132,17 @@ SCHEDULES: dict[str, Callable[[Schedule, int, int], Factor]] = {
     "cosine": lambda schedule, total, unit: cosine(total, schedule.final),
     "one_cycle": lambda schedule, total, unit: one_cycle(total, schedule.peak, schedule.final),
     "constant": lambda schedule, total, unit: lambda k: 1.0,
+}
+# The options that some of a table take and others do not look at.
+TAKES: dict[str, dict[str, set[str]]] = {
+    "schedule": {
+        "step": {"milestones", "gamma", "unit"},
+        "linear": {"tau", "unit", "final"},
+        "cosine": {"final"},
+        "one_cycle": {"peak", "final"},
+        "constant": set(),
+    },
+    "optim": {"sgd": {"momentum", "nesterov"}, "adamw": {"betas"}},
 }
 ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]  # what the parser allows
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.cluster.allocation import job_id, restarts
 from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, requeue, running
 from reslightning.data.base import DataModule, prepare
-from reslightning.data.progress import finished_epochs, lost_process, started_by_lightning
+from reslightning.data.progress import batches_per_epoch, finished_epochs, lost_process, started_by_lightning
 from reslightning.data.registry import SPLITS
 from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
@@ -24,7 +24,8 @@ from reslightning.run.identity import determining, identity
 from reslightning.run.provenance import changed_code, environment, versions
 from reslightning.run.summary import Fingerprint, Summary
 from reslightning.track.metrics_csv import MetricsCSV
-from reslightning.track.wandb_logger import SafeWandbLogger, Wandb, start_wandb, wandb_config, wandb_summary
+from reslightning.track.wandb_logger import SafeWandbLogger, start_wandb, wandb_config, wandb_summary
+from reslightning.track.wandb_settings import Wandb
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import describe, result, run_cost, verdict
 from reslightning.train.optim import OPTIMIZERS, check_state
@@ -194,6 +195,8 @@ class Segment:
         self.wandb, mode = start_wandb(wandb, mode, self.run.directory, self.run.summary["run_id"], config)
         if self.wandb:
             self.run.summary["segments"][-1]["wandb"] = mode
+            if self.wandb.folder != self.run.directory.resolve():
+                self.run.summary["segments"][-1]["wandb_dir"] = str(self.wandb.folder)
             self.run.update()
             if mode == "online":
                 rows, _ = read_rows(self.run.metrics)
@@ -275,13 +278,16 @@ def check(data: DataModule, trainer: Trainer) -> None:
     """Refuse what cannot be trained, before anything is written."""
     data.check_options()
     data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
-    if (trainer.max_epochs or 0) < 0:
-        raise UserError(f"trainer.max_epochs={trainer.max_epochs} has no end; allowed: a number of epochs")
     prepare(data)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         if not data.steps_per_epoch:
             raise UserError(
                 f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
+            )
+        if not batches_per_epoch(trainer, data.steps_per_epoch * trainer.accumulate_grad_batches):
+            raise UserError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
+                "none to train; 1 is one batch, 1.0 all of them"
             )
         data.check_evaluation("val", trainer.world_size)
 

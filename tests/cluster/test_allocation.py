@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from reslightning.cluster.allocation import Allocation, check
+from reslightning.cli.choice import find_run
+from reslightning.cluster.allocation import Allocation, check, check_places
+from reslightning.errors import UserError
 from tests.conftest import SMALL
 
 
@@ -61,3 +64,78 @@ def test_only_the_first_task_says_a_mistake_at_once(job, cli, monkeypatch):
     job(SLURM_PROCID="3")
     assert cli("fit --model.arch resnet9").status == 2
     assert waited == [5.0]
+
+
+STEP = {"SLURM_JOB_ID": "9", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}
+LIGHTNINGS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("processes", "environ"),
+    [
+        (1, {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}),  # what some images set
+        (2, {}),
+        (2, LIGHTNINGS),
+        (4, {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "4"}),
+        (4, STEP),
+        (4, STEP | {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}),  # what some scripts export
+        (1, {"SLURM_JOB_ID": "9", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}),
+    ],
+)
+def test_a_place_that_a_launcher_gave_is_believed(processes, environ):
+    check_places(processes, environ)
+
+
+@pytest.mark.parametrize(
+    ("processes", "environ", "lie"),
+    [
+        (1, LIGHTNINGS, "LOCAL_RANK"),
+        (2, {"LOCAL_RANK": "0"}, "LOCAL_RANK"),
+        (2, LIGHTNINGS | {"RANK": "0"}, "RANK"),
+        (4, STEP | {"RANK": "0"}, "RANK"),
+        (4, STEP | {"WORLD_SIZE": "1"}, "WORLD_SIZE"),
+        (1, {"SLURM_JOB_ID": "9", "SLURM_PROCID": "1"}, "SLURM_PROCID"),
+        (1, {"SLURM_NTASKS": "1"}, "SLURM_NTASKS"),
+        (2, {"NODE_RANK": "1"}, "NODE_RANK"),
+    ],
+)
+def test_a_place_that_nobody_gave_is_refused(processes, environ, lie):
+    with pytest.raises(UserError, match=f"^{lie}={environ[lie]} lies about"):
+        check_places(processes, environ)
+
+
+@pytest.mark.parametrize("command", ["fit", "predict --model.weights x --output x.csv"])
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RANK", "1", "unset RANK"),
+        ("LOCAL_RANK", "1", "unset LOCAL_RANK"),
+        ("GROUP_RANK", "1", "unset GROUP_RANK"),
+        ("WORLD_SIZE", "2", "unset WORLD_SIZE"),
+        ("SLURM_PROCID", "2", "unset SLURM_PROCID"),
+        ("SLURM_NTASKS", "2", "unset SLURM_NTASKS"),
+        ("RANK", "first", "is no process's number"),
+    ],
+)
+def test_a_variable_that_lies_about_is_noticed_before_training(
+    cli, tmp_path, monkeypatch, command, variable, value, said
+):
+    monkeypatch.setenv(variable, value)
+    result = cli(command)
+    assert result.status == 2
+    assert said in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_directory_that_lies_about_is_noticed(tmp_path, monkeypatch):
+    for value in ("elsewhere", f"1:{tmp_path}/elsewhere"):
+        monkeypatch.setenv("RESLIGHTNING_RUN_DIR", value)
+        with pytest.raises(UserError, match="unset RESLIGHTNING_RUN_DIR"):
+            find_run({"data": {"class_path": "Digits"}}, "run", [], fresh=False)
+    monkeypatch.setenv("RESLIGHTNING_RUN_DIR", f"{os.getppid()}:{tmp_path}/elsewhere")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    config = {"data": {"class_path": "Digits"}, "model": {"arch": "resnet8"}, "seed_everything": 0}
+    assert find_run(config, "run", [], fresh=False).directory == tmp_path / "elsewhere"
+    monkeypatch.delenv("LOCAL_RANK")
+    assert find_run(config, "run", [], fresh=False).directory == Path("run")
+    assert not list(tmp_path.iterdir())

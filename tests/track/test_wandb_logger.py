@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from reslightning.track.wandb_logger import FINISH_TIMEOUT, INIT_TIMEOUT, SafeWandbLogger, Wandb, start_wandb
+from reslightning.track.wandb_logger import FINISH_TIMEOUT, INIT_TIMEOUT, SafeWandbLogger, start_wandb
+from reslightning.track.wandb_settings import Wandb
 from tests.conftest import SMALL, rows
 
 

@@ -1,0 +1,157 @@
+"""What cannot count, or would mean another training than it says, is refused before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from reslightning.cli.configs import Loader, load_config
+from reslightning.cli.options import LINKED
+from reslightning.data import registry
+from reslightning.errors import UserError
+from reslightning.ranges import Range
+from reslightning.run import layout
+from reslightning.train.optim import TAKES, Optim, Schedule
+
+# Lightning ends or validates within an epoch with these, and a run could not go on exactly.
+NOT_SUPPORTED = (
+    ("max_steps", ("-1",), "lengths are in epochs, trainer.max_epochs"),
+    ("max_time", ("None",), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
+    ("val_check_interval", ("None", "1.0"), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
+)
+SEED = Range("a whole number in [0, 4294967295]")
+# What the Trainer would take, and no training can be.
+TRAINING = {
+    "max_epochs": Range("epochs, 1 or more"),
+    "min_epochs": Range("epochs, 0 or more"),
+    "check_val_every_n_epoch": Range("epochs, 1 or more"),
+    "accumulate_grad_batches": Range("1 or more"),
+    "gradient_clip_val": Range("0 or more"),
+    "overfit_batches": Range("batches, or a fraction: 0 or more"),
+}
+BATCHES = Range("a positive number of batches, or a fraction of them")
+# Which batches a command may be limited in, but not do without.
+LIMITS = {
+    "fit": ("limit_train_batches", "limit_val_batches"),
+    "validate": ("limit_val_batches",),
+    "test": ("limit_test_batches",),
+    "predict": ("limit_predict_batches",),
+}
+NEEDED = ("max_epochs", "check_val_every_n_epoch")
+GROUPS = ("data", "model", "trainer", "model.optim", "model.schedule")
+
+
+class Given(NamedTuple):
+    """An option as it was given: dotted, with its value, and the config that it stands in, none for a flag."""
+
+    key: str
+    value: Any
+    config: Path | None
+
+
+def given_options(words: Sequence[str]) -> Iterator[Given]:
+    """Yield what a reading of a command line gives, in its order."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == "-c":
+            yield from _flat(load_config(Path(str(following))), Path(str(following)))
+        elif word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            given = value if equals else following
+            if key in GROUPS and given and given.startswith("{"):
+                given = yaml.load(given, Loader)
+            yield from _flat({key.rstrip("+"): given}, None)
+
+
+def _flat(content: dict[str, Any], config: Path | None, prefix: str = "") -> Iterator[Given]:
+    for name, value in content.items():
+        key = f"{prefix}{name}".replace(".init_args", "")
+        if isinstance(value, dict):
+            yield from _flat(value, config, f"{key}.")
+        else:
+            yield Given(key, value, config)
+
+
+def refuse(command: str, words: Sequence[str], options: Any) -> None:
+    """Raise UserError for what is given and would not count.
+
+    Args:
+        command: fit, validate, test or predict.
+        words: the reading of the command line.
+        options: what the parser makes of it.
+    """
+    given = list(given_options(words))
+    for option in given:
+        _refuse_disguise(option, options)
+    _refuse_trainer(command, options)
+    if options.seed_everything not in SEED:
+        raise UserError(f"seed_everything={options.seed_everything} is out of range; allowed: {SEED.words}")
+    for name, only in (("output", "predict"), ("fresh", "fit")):
+        if options.get(name) and command != only:
+            raise UserError(f"--{name} means nothing to {command}; it is an option of {only}")
+    _refuse_unused(given, options)
+
+
+def _refuse_disguise(option: Given, options: Any) -> None:
+    key, value, _ = option
+    if key in LINKED and value is not None:
+        raise UserError(f"{key}={value} would not count: {LINKED[key]}")
+    if value == "" and not key.startswith("wandb."):
+        raise UserError(f"{key} is empty, a variable that is not set perhaps\nGive it, or leave it out.")
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(:\d+)+(\.\d*)?", value):
+        meant = options.get(re.sub(r"^data\.", "data.init_args.", key))
+        if isinstance(meant, int | float):
+            raise UserError(f"{key}={value} is no number; YAML would read it as {meant}")
+
+
+def _refuse_trainer(command: str, options: Any) -> None:
+    trainer = options.trainer
+    for name, nothing, instead in NOT_SUPPORTED:
+        if str(trainer[name]) not in nothing:
+            raise UserError(f"trainer.{name} is not supported: {instead}")
+    for name in LIMITS[command]:
+        if trainer[name] is not None and trainer[name] not in BATCHES:
+            raise UserError(f"trainer.{name}={trainer[name]} leaves nothing; allowed: {BATCHES.words}")
+    if command != "fit":
+        return
+    if (trainer.max_epochs or 0) < 0:
+        raise UserError(f"trainer.max_epochs={trainer.max_epochs} has no end; allowed: {TRAINING['max_epochs'].words}")
+    for name, allowed in TRAINING.items():
+        value = trainer[name]
+        if name in NEEDED if value is None else value not in allowed:
+            given = "null" if value is None else value
+            raise UserError(f"trainer.{name}={given} is out of range; allowed: {allowed.words}")
+    if (trainer.min_epochs or 0) > trainer.max_epochs:
+        raise UserError(f"trainer.min_epochs={trainer.min_epochs} is more than trainer.max_epochs={trainer.max_epochs}")
+
+
+def _refuse_unused(given: Sequence[Given], options: Any) -> None:
+    """Refuse what the chosen data set, schedule or optimizer does not look at."""
+    data = registry.load(options.data.class_path)
+    for key, value, config in given:
+        name = key.removeprefix("data.")
+        if key != name and name in data.unused and value not in (None, False, "false", "null") and not _of_run(config):
+            others = [other for other in registry.DATA_SETS if name not in registry.load(other).unused]
+            raise UserError(
+                f"{key}={value} is nothing to {data.__name__}, which come with the package, and would be trained on "
+                f"instead\nSay which data set is meant, --data {', '.join(others)}, or leave {key} out."
+            )
+    model = options.model
+    Optim(**model.optim.as_dict()), Schedule(**model.schedule.as_dict())  # a value out of range is the first mistake
+    for group, chosen in (("optim", model.optim.name), ("schedule", model.schedule.name)):
+        ignored = {name for names in TAKES[group].values() for name in names} - TAKES[group][chosen]
+        for key, value, config in given:
+            if config is None and key in {f"model.{group}.{name}" for name in ignored}:
+                takes = [name for name, names in TAKES[group].items() if key.rpartition(".")[2] in names]
+                raise UserError(
+                    f"{key}={value} is nothing to model.{group}.name={chosen}; leave it out, or choose "
+                    f"{' or '.join(takes)}"
+                )
+
+
+def _of_run(config: Path | None) -> bool:
+    """Whether a config is a run's own, which goes on as it was begun."""
+    return config is not None and config.name == layout.CONFIG and (config.parent / layout.SUMMARY).is_file()
