@@ -26,7 +26,7 @@ def test_requeue_says_what_came_of_it(job, tmp_path, monkeypatch):
     assert "not requeued (Requested operation is presently disabled): its next segment goes on" in requeue.requeue()
     monkeypatch.setenv("PATH", "")
     assert "scontrol is not installed here" in requeue.requeue()
-    assert "--dependency=afterany:7" in requeue.requeue()
+    assert "--dependency=afterany:5_3" in requeue.requeue()
 
 
 @pytest.mark.parametrize(
