@@ -38,7 +38,7 @@ class Unread:
     """A stream whose reader, `head` or a terminal, may go away: what is done goes on without it."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115, PTH123  # it may have been closed from the start
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -79,7 +79,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(Unread, streams)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = map(Unread, streams)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     finally:
