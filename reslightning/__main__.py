@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 import time
+from typing import Any
 
 from reslightning import __version__
 from reslightning.cluster.allocation import check_numbers, job_id
@@ -32,6 +34,36 @@ COMMANDS = {
 LEADER_FIRST = 5.0
 
 
+class Unread:
+    """A stream whose reader, `head` or a terminal, may go away: what is done goes on without it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115, PTH123  # it may have been closed from the start
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, as long as somebody reads."""
+        try:
+            return int(self._stream.write(text))
+        except OSError as error:
+            self._drop(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, as long as somebody reads."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 def usage() -> str:
     """Return the text of --help."""
     rows = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
@@ -46,7 +78,16 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(Unread, streams)
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(), end="")
         return 0
@@ -68,9 +109,6 @@ def main(argv: list[str] | None = None) -> int:
             time.sleep(LEADER_FIRST)
         print(f"reslightning: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except TrainingError as error:
         print(f"reslightning: {error}", file=sys.stderr)
         return 1

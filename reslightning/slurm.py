@@ -1,13 +1,17 @@
 """What job scripts run: ``python -m reslightning.slurm launch ARGUMENTS`` is a job's training.
 
-``ended STATUS`` runs behind a job's tasks, and ``watch SHELL`` beside them.
+``launch --manifest FILE`` trains what the array task's line says. ``ended STATUS`` runs behind a
+job's tasks, and ``watch SHELL`` beside them.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+from reslightning.cli.options import check_options
 from reslightning.cluster.launch import launch
+from reslightning.cluster.manifest import task_arguments
 from reslightning.cluster.requeue import ended, watch
 from reslightning.errors import UserError
 
@@ -16,7 +20,9 @@ def main(argv: list[str]) -> int:
     """Run ``launch ARGUMENTS``, ``ended STATUS`` or ``watch SHELL``."""
     try:
         if argv[:1] == ["launch"]:
-            return launch(argv[1:])
+            arguments = task_arguments(Path(argv[2])) if argv[1:2] == ["--manifest"] and argv[2:] else argv[1:]
+            check_options(["fit", *arguments])  # a typo is said once, and not by every task
+            return launch(arguments)
         if argv[:1] == ["ended"] and len(argv) == 2:
             return ended(int(argv[1]))
         if argv[:1] == ["watch"] and len(argv) == 2:

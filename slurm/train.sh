@@ -31,6 +31,10 @@ elif [ -n "${RESLIGHTNING_CONDA:-}" ]; then
     # shellcheck source=/dev/null
     source activate "$RESLIGHTNING_CONDA"
 fi
-command -v python >/dev/null || { echo "train.sh: no python; set RESLIGHTNING_VENV or RESLIGHTNING_CONDA" >&2; exit 2; }
+refuse() { echo "train.sh: $1; set RESLIGHTNING_VENV or RESLIGHTNING_CONDA to the environment that has it" >&2; exit 2; }
+command -v python >/dev/null || refuse "no python"
+needed='import reslightning.slurm; from importlib.metadata import version as v; v("lightning"), v("torch")'
+missing=$(python -c "$needed" 2>&1) ||
+    refuse "$(command -v python) cannot run reslightning (${missing##*$'\n'}): pip install it there, from $PWD say"
 
 exec python -m reslightning.slurm launch "$@"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
+from reslightning.run import layout
 from reslightning.train import recorder
 
 
@@ -62,6 +63,20 @@ class Poison(Callback):
             if self.mark:
                 self.mark.touch()
             pl_module.model.fc.weight.data.fill_(float("nan"))
+
+
+class Lose(Callback):
+    """Find once, at a global step, that another process has gone, which may have left a mistake of the user's."""
+
+    def __init__(self, mark: str, step: int, mistake: str | None = None) -> None:
+        self.mark, self.step, self.mistake = Path(mark), step, mistake
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step and not self.mark.exists():
+            self.mark.touch()
+            if self.mistake:
+                (Path(trainer.default_root_dir) / layout.MISTAKE).write_text(self.mistake)
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:17300")
 
 
 class Hold(Callback):

@@ -28,6 +28,7 @@ from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import check_places, job_id
 from reslightning.data import registry
 from reslightning.data.base import DataModule, prepare
+from reslightning.data.progress import forks
 from reslightning.errors import UserError
 from reslightning.evaluation.evaluate import evaluate
 from reslightning.evaluation.findings import Findings
@@ -218,7 +219,7 @@ class CLI(LightningCLI):
             loggers, checkpointing = [self.segment.csv, *loggers], True
             callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
         try:
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 **kwargs,
                 logger=loggers or False,
                 plugins=plugins,
@@ -228,6 +229,13 @@ class CLI(LightningCLI):
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"the trainer does not take its options: {error}") from error
+        if forks(trainer):
+            given = self._options.trainer.strategy
+            raise UserError(
+                f"trainer.strategy={getattr(given, 'class_path', given)} forks or spawns its processes, and what they "
+                "train or find would be lost\nLeave it out, or use --trainer.strategy ddp, which starts each anew."
+            )
+        return trainer
 
     def _predictions(self) -> Path:
         if self._options.output:

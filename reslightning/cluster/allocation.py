@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -13,12 +15,49 @@ from reslightning.errors import UserError
 PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 # How Lightning tells an interactive shell, in which every task would train alone.
 INTERACTIVE_NAMES = ("bash", "interactive")
+SIGNAL_SECONDS = 120  # before its time limit a job is signalled, to save and to be requeued
 
 
 def job_id() -> str | None:
     """Return the job that this process belongs to, as ARRAY_TASK in a job array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def job_record() -> str:
+    """Return what Slurm says of this job, and of no other task of its array; nothing where it does not answer."""
+    try:
+        command = ["scontrol", "show", "job", str(job_id())]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def time_limit(record: str) -> str | None:
+    """Return the time limit in a job's record, in Slurm's words."""
+    found = re.search(r"\bTimeLimit=(\S+)", record)
+    return found[1] if found else None
+
+
+def too_short(limit: str | None) -> str | None:
+    """Return what is wrong with a time limit, D-HH:MM:SS or minutes as sbatch takes it, in which nothing is trained."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit or "")
+    if not found:
+        return None
+    units = (3600, 60, 1) if found[1] or found[4] else (60, 1, 0)
+    seconds = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (86400, *units), strict=True))
+    if not 0 < seconds <= SIGNAL_SECONDS:  # none at all is 0
+        return None
+    return (
+        f"a time limit of {limit} is not above the {SIGNAL_SECONDS} s before its end at which a job is told to stop: "
+        "each start would be stopped at once, with a step or none; give --time ten minutes or more"
+    )
+
+
+def warn_of_limit() -> None:
+    """Say where this job's time limit lets it train nothing."""
+    if warning := too_short(time_limit(job_record())):
+        print(f"reslightning: warning: {warning}", file=sys.stderr, flush=True)
 
 
 def restarts() -> int:

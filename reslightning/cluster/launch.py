@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from types import FrameType
 
-from reslightning.cluster.allocation import Allocation
+from reslightning.cluster.allocation import Allocation, job_id, warn_of_limit
 from reslightning.cluster.requeue import ALIVE_VARIABLE, LOOKS, POLL, SILENCE, ended, silent
 from reslightning.errors import SIGNALS, UserError
 
@@ -83,6 +83,7 @@ def launch(argv: list[str]) -> int:
     if shutil.which("srun") is None:
         raise UserError("srun is not on the PATH of this node; load Slurm's module, or ask the cluster's staff")
     plan = Plan.of(given)
+    warn_of_limit()
     if plan.overcommit:
         advice = "--cpus-per-gpu=8" if given.gpus else "--cpus-per-task"
         print(f"reslightning: {plan.tasks_per_node} tasks share {given.cpus} CPUs on a node; consider {advice}")
@@ -106,7 +107,7 @@ def launch(argv: list[str]) -> int:
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
     """Signal the tasks; srun itself would kill them for a SIGTERM."""
-    subprocess.run(["scancel", f"--signal={signal.Signals(number).name[3:]}", os.environ["SLURM_JOB_ID"]])
+    subprocess.run(["scancel", f"--signal={signal.Signals(number).name[3:]}", str(job_id())])
 
 
 def _wait(tasks: subprocess.Popen[bytes]) -> int | None:

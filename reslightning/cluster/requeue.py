@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from reslightning.cluster.allocation import job_id, restarts
+from reslightning.cluster.allocation import job_id, job_record, restarts, warn_of_limit
 
 # Asks for a checkpoint and another start; a bare SIGTERM may be somebody's scancel, and only saves.
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -48,6 +48,7 @@ def silent() -> bool:
 
 def watch(shell: int) -> int:
     """Kill a shell's srun when the first task is lost: srun itself waits for ever for a step whose daemon died."""
+    warn_of_limit()
     looks = 0
     while _alive():
         looks = looks + 1 if silent() else 0
@@ -61,7 +62,7 @@ def watch(shell: int) -> int:
 def requeue() -> str:
     """Ask Slurm to start this job again, once it has ended, and return what came of it."""
     job = job_id()
-    behind = f"sbatch --dependency=afterany:{os.environ.get('SLURM_JOB_ID')} ..."
+    behind = f"sbatch --dependency=afterany:{job} ..."
     again = f"its next segment goes on; if it has none, submit the same command again, or {behind}"
     try:
         done = subprocess.run(["scontrol", "requeue", str(job)], capture_output=True, text=True, timeout=60)
@@ -97,9 +98,5 @@ def ended(status: int) -> int:
 
 def running() -> bool:
     """Whether this job runs; one that was cancelled or is out of time does not any more."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["scontrol", "show", "job", str(job_id())]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        state = re.search(r"JobState=(\w+)", done.stdout)
-        return state is None or state[1] == "RUNNING"
-    return True
+    state = re.search(r"JobState=(\w+)", job_record())
+    return state is None or state[1] == "RUNNING"

@@ -15,7 +15,14 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from reslightning.cli.parser import CommandParser
-from reslightning.cluster.allocation import INTERACTIVE_NAMES, Allocation
+from reslightning.cluster.allocation import (
+    INTERACTIVE_NAMES,
+    SIGNAL_SECONDS,
+    Allocation,
+    job_record,
+    time_limit,
+    too_short,
+)
 from reslightning.cluster.launch import Plan
 from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
@@ -68,7 +75,7 @@ def _checks(args: Namespace) -> Iterator[Line]:
     yield from _tasks(given, args)
     yield from _gpus(given, args.full)
     speed = yield from _folder("run directory", args.run_dir, CHECKPOINT * ROOM)
-    yield from _margin(given, speed)
+    yield from _limits(given, speed)
     if args.stage_to:
         yield from _folder("staging directory", Path(os.path.expandvars(args.stage_to)), 0)
     yield from _data(Path(args.data) if args.data else None)
@@ -136,17 +143,19 @@ def _gpus(given: Allocation | None, full: bool) -> Iterator[Line]:
         yield OK, "GPUs", text
 
 
-def _margin(given: Allocation | None, speed: float | None) -> Iterator[Line]:
-    if given is None or speed is None:
+def _limits(given: Allocation | None, speed: float | None) -> Iterator[Line]:
+    if given is None:
         return
-    job = _output("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])
-    limit = re.search(r"TimeLimit=(\S+)", job)
-    needed = CHECKPOINT / speed
-    text = f"a checkpoint of {CHECKPOINT} MB takes {needed:.1f} s; the time limit is {limit[1] if limit else 'unknown'}"
-    # Of slurm/train.sh's 120 seconds, W&B may take 30.
-    verdict = OK if needed < 30 else BAD if needed > 90 else WARN
-    advice = "" if verdict == OK else ": give sbatch a longer --signal=USR2@SECONDS"
-    yield verdict, "signal margin", text + advice
+    job = job_record()
+    if short := too_short(time_limit(job)):
+        yield BAD, "time limit", short
+    if speed is not None:
+        needed = CHECKPOINT / speed
+        text = f"a checkpoint of {CHECKPOINT} MB takes {needed:.1f} s; the time limit is {time_limit(job) or 'unknown'}"
+        # Of the time between signal and end, W&B may take 30 seconds.
+        verdict = OK if needed < SIGNAL_SECONDS / 4 else BAD if needed > SIGNAL_SECONDS - 30 else WARN
+        advice = "" if verdict == OK else ": give sbatch a longer --signal=USR2@SECONDS"
+        yield verdict, "signal margin", text + advice
     if requeue := re.search(r"\bRequeue=(\d)", job):
         refused = "this job may not be requeued: use reslightning submit --segments"
         yield (OK, "requeue", "allowed") if requeue[1] == "1" else (WARN, "requeue", refused)

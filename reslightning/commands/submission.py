@@ -23,13 +23,13 @@ from typing import Any
 import submitit
 from submitit.slurm import slurm as submitit_slurm
 
+from reslightning.cluster.allocation import SIGNAL_SECONDS, too_short
 from reslightning.cluster.launch import srun_options
 from reslightning.cluster.requeue import ALIVE_VARIABLE
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
 from reslightning.run.provenance import code_hash, snapshot
 
-SIGNAL_SECONDS = 120  # before the time limit
 # sbatch's variables whose names differ from their options'.
 _VARIABLES = {"TIMELIMIT": "time", "MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "ARRAY_INX": "array"}
 
@@ -74,6 +74,10 @@ class Request:
     array_parallelism: int | None = None
     snapshot: bool = False
     logs: Path = Path("submitted")
+
+    def __post_init__(self) -> None:
+        if "signal" not in self.options and (short := too_short(self.options.get("time"))):
+            raise UserError(short)
 
     @property
     def tasks_per_node(self) -> int:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import TorchSyncBatchNorm
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 
 def training_position(trainer: Trainer) -> tuple[int, int]:
@@ -63,6 +64,11 @@ def syncs_batchnorm(trainer: Trainer) -> bool:
 def started_by_lightning(trainer: Trainer) -> bool:
     """Whether Lightning itself started the processes, on one machine, and not srun."""
     return isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
+
+
+def forks(trainer: Trainer) -> bool:
+    """Whether Lightning would fork or spawn its processes, whose results never come back to this one."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def lost_process(error: BaseException) -> bool:

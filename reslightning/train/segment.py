@@ -88,8 +88,6 @@ class Segment:
         except (Stopped, TrainingError, UserError) as error:
             if not self.leads and isinstance(error, UserError):
                 self.run.tell(str(error))
-            elif self.leads and isinstance(error, LostProcessError) and (mistake := self.run.told()):
-                error = UserError(mistake)  # what ended the other process would end it again
             self.run.close()  # before another node may start
             self._leave(error, trainer)
             raise error
@@ -230,6 +228,10 @@ class Segment:
         except RuntimeError as error:
             if not lost_process(error):
                 raise
+            if self.leads and (mistake := self.run.told()):
+                raise UserError(mistake) from error  # what ended the other process would end it again
+            # A job that is requeued for it waits in the queue.
+            status = "preempted" if self.leads and job_id() and running() else status
             words = str(error).strip().splitlines()[0]
             raise LostProcessError(f"another process has gone: {words}\nIts output may say why.") from error
         except OSError as error:
@@ -242,10 +244,7 @@ class Segment:
         finally:
             self._end(status, exit_code)
         if self.leads:
-            print("\n".join(result(self.run.summary)), flush=True)
-            if data.reads_files:
-                workers, cpus = trainer.train_dataloader.num_workers, data.cpus()  # type: ignore[union-attr]
-                print(f"  {verdict(self.throughput.data_wait, workers, cpus)}", flush=True)
+            self._say_finished(trainer, data)
 
     def _show(self, wandb: Wandb) -> None:
         """Send what a finished training found, and what W&B is asked to keep."""
@@ -253,6 +252,12 @@ class Segment:
             self.wandb.show(self.run.evaluations)
             if wandb.log_checkpoint:
                 self.wandb.upload(self.run.last)
+
+    def _say_finished(self, trainer: Trainer, data: DataModule) -> None:
+        print("\n".join(result(self.run.summary)), flush=True)
+        if data.reads_files:
+            workers, cpus = trainer.train_dataloader.num_workers, data.cpus()  # type: ignore[union-attr]
+            print(f"  {verdict(self.throughput.data_wait, workers, cpus)}", flush=True)
 
     def _say_stopped(self, stopped: Stopped) -> None:
         step = self.run.summary.get("global_step", 0)

@@ -26,7 +26,7 @@ def test_requeue_says_what_came_of_it(job, tmp_path, monkeypatch):
     assert "not requeued (Requested operation is presently disabled): its next segment goes on" in requeue.requeue()
     monkeypatch.setenv("PATH", "")
     assert "scontrol is not installed here" in requeue.requeue()
-    assert "--dependency=afterany:7" in requeue.requeue()
+    assert "--dependency=afterany:5_3" in requeue.requeue()
 
 
 @pytest.mark.parametrize(
@@ -137,3 +137,45 @@ def test_restarts_without_progress_end_and_others_do_not(job, cli, monkeypatch):
     # Submitted again, it is tried again.
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     assert "not finite" in cli(line).err
+
+
+@pytest.mark.parametrize(
+    ("state", "answer", "status", "requeued"),
+    [
+        ("RUNNING", "exit 0", "preempted", True),  # it waits in the queue
+        ("RUNNING", "echo disabled >&2; exit 1", "preempted", True),  # its next segment does
+        ("COMPLETING", "exit 0", "failed", False),
+        (None, "exit 0", "failed", False),  # not in a job
+    ],
+)
+def test_a_lost_process_leaves_the_status_that_is_so(job, cli, tmp_path, monkeypatch, state, answer, status, requeued):
+    if state:
+        job()
+    program(
+        tmp_path,
+        monkeypatch,
+        "scontrol",
+        f"echo $1 >> {tmp_path}/asked; echo JobState={state}; [ $1 = show ] || {answer}",
+    )
+    lose = f"--trainer.callbacks+=tests.observers.Lose --trainer.callbacks.mark {tmp_path}/mark"
+    line = f"fit {SMALL} --trainer.max_epochs 1 --run_dir run {lose} --trainer.callbacks.step 2"
+    lost = cli(line)
+    assert lost.status == 1
+    assert "another process has gone" in lost.err
+    assert summary(Path("run"))["status"] == status
+    asked = (tmp_path / "asked").read_text().split() if state else []
+    assert ("requeue" in asked) == requeued
+    if answer != "exit 0":
+        assert cli(line).status == 0
+        assert summary(Path("run"))["status"] == "finished"
+
+
+def test_another_process_s_mistake_does_not_wait_in_the_queue(job, cli, tmp_path, monkeypatch):
+    job()
+    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked; echo JobState=RUNNING")
+    lose = f"--trainer.callbacks+=tests.observers.Lose --trainer.callbacks.mark {tmp_path}/mark"
+    told = f"{lose} --trainer.callbacks.step 2 --trainer.callbacks.mistake 'a.png is corrupt'"
+    lost = cli(f"fit {SMALL} --trainer.max_epochs 1 --trainer.default_root_dir run --run_dir run {told}")
+    assert (lost.status, lost.err) == (2, "reslightning: a.png is corrupt\n")
+    assert summary(Path("run"))["status"] == "failed"
+    assert not (tmp_path / "asked").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL, assert_same_result, summary
-from tests.slurm.conftest import command, wait_for
+from tests.slurm.conftest import Job, command, wait_for
 
 pytestmark = pytest.mark.cluster
 TWO = ("--nodes=2", "--ntasks-per-node=1")
@@ -211,17 +211,63 @@ def test_a_mismatch_is_refused_at_once(sbatch, tmp_path):
 
 def test_a_manifest_as_a_job_array(sbatch, tmp_path):
     short = f"{SMALL} --trainer.max_epochs 1"
+    slip, typo = f"{short} --wandb.notes=it's --seed_everything 1", f"{short} --trainer.max_epoch 2"
     manifest = tmp_path / "runs.txt"
-    manifest.write_text(f"# two runs\n-c digits {short} --run_dir '{tmp_path}/a b'\n\n-c digits {short} --seed 1\n")
-    job = sbatch("--array=1,3", script="array.sh", arguments=str(manifest))
+    manifest.write_text(f"# runs\n-c digits {short} --run_dir '{tmp_path}/a b'\n\n{slip}\n{typo}\n")
+    job = sbatch("--array=1-4", script="array.sh", arguments=str(manifest))
     assert wait_for(lambda: not command("squeue", "-h"), 120, "the array has ended")
     facts = summary(tmp_path / "a b")
     assert facts["segments"][0]["job"] == f"{job.number}_1"
     partition = command("sinfo", "-h", "-o", "%R").strip()
     assert (facts["group"], facts["tags"]) == ("reslightning", [f"job-{job.number}_1", partition])
-    refused = next(tmp_path.glob("slurm-*_3.out")).read_text()
-    assert "task 3 is out of range" in refused
-    assert "use --array=1-2" in refused
+    said = ("line 4 of", "unknown option 'trainer.max_epoch'", "task 4 is out of range")
+    for task, words in enumerate(said, 2):
+        refused = Job(f"{job.number}_{task}")
+        assert (refused.state, refused.show("ExitCode")) == ("FAILED", "2:0")
+        assert refused.output().count(words) == 1
+    assert "use --array=1-3" in refused.output()
+    assert not (tmp_path / "runs").exists()
+
+
+def array(sbatch, folder: Path, count: int) -> list[Job]:
+    """Submit an array of runs that wait before their third step, and return its tasks."""
+    runs = [f"-c digits {SMALL} --trainer.max_epochs 2 --run_dir {folder}/run{n}" for n in range(1, count + 1)]
+    lines = [run + hold(folder / f"marks{n}", "train:2") for n, run in enumerate(runs, 1)]
+    (folder / "runs.txt").write_text("\n".join(lines))
+    whole = sbatch(f"--array=1-{count}", script="array.sh", arguments=str(folder / "runs.txt"))
+    jobs = [Job(f"{whole.number}_{n}") for n in range(1, count + 1)]
+    for n, job in enumerate(jobs, 1):
+        reached(folder / f"marks{n}", "train:2", job)
+    assert jobs[-1].show("JobId") == whole.number  # the last task has the array's own id
+    return jobs
+
+
+def test_an_array_of_two_to_its_end(sbatch, tmp_path):
+    """The last one is signalled and goes on where it was; the first one is not disturbed."""
+    jobs = array(sbatch, tmp_path, 2)
+    jobs[1].signal("USR2")
+    for n, job in enumerate(jobs, 1):
+        (tmp_path / f"marks{n}" / "train:2.go").touch()
+        assert job.wait() == "COMPLETED", job.output()
+        assert job.show("Restarts") == str(n - 1)
+        found = summary(tmp_path / f"run{n}")
+        assert (found["status"], len(found["segments"])) == ("finished", n)
+
+
+@pytest.mark.parametrize("cancelled", [3, 1])
+def test_one_of_three_is_cancelled(sbatch, tmp_path, cancelled):
+    """Its siblings go on to their ends."""
+    jobs = array(sbatch, tmp_path, 3)
+    subprocess.run(["scancel", jobs[cancelled - 1].number], check=True)
+    assert jobs[cancelled - 1].wait() == "CANCELLED"
+    for n, job in enumerate(jobs, 1):
+        (tmp_path / f"marks{n}" / "train:2.go").touch()
+        if n != cancelled:
+            assert job.wait() == "COMPLETED", job.output()
+            assert job.show("Restarts") == "0"
+            found = summary(tmp_path / f"run{n}")
+            assert (found["status"], len(found["segments"])) == ("finished", 1)
+    assert summary(tmp_path / f"run{cancelled}")["status"] != "finished"
 
 
 def test_the_scripts_are_clean():
