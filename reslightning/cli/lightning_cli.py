@@ -121,6 +121,7 @@ class CLI(LightningCLI):
             self._choose_weights()
         elif not config.trainer.fast_dev_run:
             self._choose_run()
+        self._read_as_before()
 
     def _refuse(self) -> None:
         refuse_secrets(yaml.safe_load(self._text()))
@@ -161,6 +162,12 @@ class CLI(LightningCLI):
         weights = find_weights(str(self.subcommand), config.run_dir, config.ckpt_path, config.model.weights)
         self.run, config.model.weights = weights
         config.ckpt_path = None
+
+    def _read_as_before(self) -> None:
+        """Read image files as the run does, unless told otherwise: runs of before this option turned none."""
+        options = self._options.data.get("init_args", {})
+        if self.run and self.run.summary and "exif_orientation" in options and options.exif_orientation is None:
+            options.exif_orientation = self.run.summary.get("exif_orientation", False)
 
     # -- what is built -----------------------------------------------------------------------------
 

@@ -47,24 +47,35 @@ class Resize:
     quality: int
 
     def __call__(self, content: bytes) -> bytes:
-        """Return an image file no larger than asked for."""
-        if self.max_side is None and self.short_side is None:
-            return content
-        height, width = decode.jpeg_size(content) or _size(content)
+        """Return an image file no larger than asked for.
+
+        Raises:
+            CorruptImageError: the bytes are no whole image.
+            UnsupportedImageError: the image has other depths than 8 or 16 bits.
+        """
+        image = Image.fromarray(decode.decode(content))  # also of what stays: no training may be the first to look
+        width, height = image.size
+        factor = 1.0
         if self.max_side is not None:
             factor = self.max_side / max(height, width)
-        else:
-            factor = (self.short_side or 0) / min(height, width)
+        elif self.short_side is not None:
+            factor = self.short_side / min(height, width)
         if factor >= 1:
             return content
-        image = Image.fromarray(decode.decode(content))
-        small = image.resize((round(width * factor), round(height * factor)), Image.Resampling.LANCZOS)
-        return simplejpeg.encode_jpeg(np.asarray(small), quality=self.quality, colorsubsampling="420")
+        size = (max(round(width * factor), 1), max(round(height * factor), 1))
+        small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+        encoded = simplejpeg.encode_jpeg(small, quality=self.quality, colorsubsampling="420")
+        return _oriented(encoded, decode.orientation(content))
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    pixels = decode.decode(content)
-    return pixels.shape[0], pixels.shape[1]
+def _oriented(encoded: bytes, orientation: int) -> bytes:
+    """Return a JPEG that says how its pixels must be turned: packing leaves it to the reader whether they are."""
+    if orientation == decode.UPRIGHT:
+        return encoded
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = orientation
+    data = exif.tobytes()
+    return encoded[:2] + b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data + encoded[2:]
 
 
 @dataclass(frozen=True)
@@ -256,9 +267,8 @@ def _pack_shard(source: Source, dest: Path, shard: Shard, resize: Resize) -> dic
             for position in range(shard.start, shard.stop):
                 try:
                     content = resize(source.read(shard.split, position))
-                except decode.CorruptImageError as error:
-                    where = source.describe(shard.split, position)
-                    raise UserError(f"corrupt image {where}: {error}\nReplace or remove it.") from error
+                except decode.ImageError as error:
+                    raise UserError(error.of(source.describe(shard.split, position))) from error
                 member = tarfile.TarInfo(_member_name(source, shard.split, position, int(labels[position])))
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))

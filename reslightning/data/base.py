@@ -70,6 +70,7 @@ class DataModule(LightningDataModule):
     download: bool = False
     reads_files: ClassVar[bool] = False  # while training, so that loader workers help
     skips: bool = False  # corrupt images
+    upright: bool = False  # whether image files are turned as their EXIF data says
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
 
     def __init__(

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,11 +44,14 @@ class ImageFolder(DataModule):
         on_corrupt: error, or skip: a corrupt training image is replaced by the next one, counted and
             reported. An evaluation never goes without an image.
         device_decode: decode training images on the device (nvJPEG), in place of the workers.
+        exif_orientation: turn images upright as their EXIF data says; none given means that images of one's
+            own are turned, and ImageNet's are not, as in torchvision and for all published results.
         index_dir: where the index goes if the source's own folder cannot be written.
     """
 
     own_mean = (0.485, 0.456, 0.406)
     own_std = (0.229, 0.224, 0.225)
+    own_upright: ClassVar[bool] = True
     reads_files = True
 
     def __init__(
@@ -61,11 +64,13 @@ class ImageFolder(DataModule):
         eval_size: Annotated[int, Range("1 or more")] = 224,
         on_corrupt: Literal["error", "skip"] = "error",
         device_decode: bool = False,
+        exif_orientation: bool | None = None,
         index_dir: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         keep(self, locals())
+        self.upright = self.own_upright if exif_orientation is None else exif_orientation
         self.image_size = eval_size
         self.index_dir = Path(index_dir).expanduser() if index_dir else None
         self.skips = on_corrupt == "skip"
@@ -217,7 +222,8 @@ class ImageFolder(DataModule):
     def picture(self, split: Split, index: int) -> decode.Pixels:
         """Return an image's middle [eval_size, eval_size, 3]."""
         part, positions = self._parts[split]
-        return decode.center(self.images.read(part, int(positions[index])), self.eval_resize, self.eval_size)
+        content = self.images.read(part, int(positions[index]))
+        return decode.center(content, self.eval_resize, self.eval_size, upright=self.upright)
 
     def indices(self, content: Any) -> Tensor:
         """Return the indices of what a worker read.
@@ -254,10 +260,9 @@ class ImageFolder(DataModule):
         for item, index in zip(items, indices.tolist(), strict=True):
             try:
                 decode.decode(item[0].tobytes() if isinstance(item, tuple) else b"")
-            except decode.CorruptImageError as error:
+            except decode.ImageError as error:
                 if isinstance(item, tuple):
-                    where = self.images.describe(part, int(positions[index]))
-                    raise UserError(f"corrupt image {where}: {error}\nReplace or remove it.") from error
+                    raise UserError(error.of(self.images.describe(part, int(positions[index])))) from error
 
 
 class ImageNet(ImageFolder):
@@ -266,6 +271,8 @@ class ImageNet(ImageFolder):
     Labels are ImageNet's own whatever classes are there, so that networks trained elsewhere can be
     evaluated on a part of it. Options as ImageFolder.
     """
+
+    own_upright = False
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]

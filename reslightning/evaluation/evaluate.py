@@ -76,6 +76,7 @@ def _facts(trainer: Trainer, model: ImageClassifier, data: DataModule, weights: 
         **_reached(weights),
         "arch": model.arch,
         "dataset": type(data).__name__,
+        "exif_orientation": data.upright,
         "world_size": trainer.world_size,
         "precision": trainer.precision,
         "versions": versions(),

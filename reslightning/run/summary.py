@@ -44,6 +44,7 @@ class Summary(TypedDict, total=False):
     dataset: str
     classes: int
     protocol: str
+    exif_orientation: bool  # whether image files were turned upright; runs that lack it turned none
     val_source: str  # held-out, test
     n_samples: dict[str, int]  # train, val, test
     epochs: int  # to train

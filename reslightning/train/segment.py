@@ -271,6 +271,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "dataset": type(data).__name__,
         "classes": data.num_classes,
         "protocol": model.protocol(data),
+        "exif_orientation": data.upright,
         "val_source": data.val_source,
         "n_samples": {split: data.n_samples(split) for split in SPLITS},
         "parameters": parameters,
