@@ -25,7 +25,6 @@ from PIL import Image
 
 from reslightning.cli.parser import CommandParser
 from reslightning.data import decode
-from reslightning.data.layouts import stamp
 from reslightning.data.registry import SPLITS
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
@@ -96,7 +95,7 @@ def main(argv: list[str]) -> int:
     resize = Resize(args.max_side, args.short_side, args.quality)
     source = Source(args.source, args.index_dir)
     shards = _shards(source)
-    made_of = {"format": 1, "source": json.loads(stamp(source.layout)), **asdict(resize)}
+    made_of = {"format": 1, "source": json.loads(source.index.metadata["stamp"]), **asdict(resize)}
     done = _begin(args.dest, made_of)
     missing = [shard for shard in shards if not _whole(args.dest, done.get(shard.name))]
     if not missing:

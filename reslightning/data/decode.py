@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -231,9 +232,11 @@ def _eight_bits(image: Image.Image, content: bytes) -> Pixels:
         kind = {2: "signed ", 3: "floating-point "}.get(samples[0], "floating-point " if image.mode == "F" else "")
         depth = bits[0] if tags else 32
         raise UnsupportedImageError(f"it has {kind}values of {depth} bits; allowed: unsigned, of 8 or 16 bits")
-    if content[:2] == b"P6" and image.tile[0][3][-1] == 65535:  # which Pillow rounds
-        height, width, start = image.height, image.width, image.tile[0][2]
-        return np.frombuffer(content, np.uint8, 6 * height * width, start)[::2].reshape(height, width, 3)
+    if isinstance(image, PpmImageFile) and content[:2] == b"P6":
+        _, _, start, how = image.tile[0]
+        if how == ("RGB", 65535):  # which Pillow would round
+            upper = np.frombuffer(content, np.uint8, 6 * image.height * image.width, start)[::2]
+            return upper.reshape(image.height, image.width, 3)
     if not sixteen:
         return np.asarray(image.convert("RGB"))
     grey = (np.asarray(image) >> 8).astype(np.uint8)
