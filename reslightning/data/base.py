@@ -185,6 +185,21 @@ class DataModule(LightningDataModule):
         if not (self.std > 0).all():
             raise UserError(f"data.std={self.std.tolist()} is out of range; allowed: positive numbers")
 
+    def check_training(self) -> None:
+        """Raise UserError where the training images are of one class: every network knows it without a look."""
+        found = self.labels("train").unique()
+        if len(found) == 1:
+            name = self.class_names[int(found)]
+            raise UserError(f"all {self.n_samples('train')} training images are of one class, {name}{self.one_class()}")
+
+    def one_class(self) -> str:
+        """Return what may be wrong, and what to do, where training images are of one class."""
+        return "\nAdd images of another."
+
+    def notices(self) -> list[str]:
+        """Return lines that say what is odd about the images: some in two parts, say."""
+        return []
+
     def micro_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass.
 
@@ -349,6 +364,8 @@ def prepare(data: DataModule) -> None:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         data.prepare_data()
         data.setup()
+        for line in data.notices():
+            print(f"  {line}", flush=True)
     elif not data.download:
         data.stage()
 

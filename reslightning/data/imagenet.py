@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader
 
 from reslightning.data import decode
 from reslightning.data.base import DataModule, ignore_signals, keep
+from reslightning.data.indexing import some
 from reslightning.data.labels import imagenet_classes
 from reslightning.data.reader import Failed, Reader
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
+from reslightning.data.twins import shared
 from reslightning.errors import UserError
 from reslightning.ranges import Range
 
@@ -96,6 +98,8 @@ class ImageFolder(DataModule):
             if self._source.made:
                 count = sum(len(self._source.labels(split)) for split in SPLITS)
                 print(f"indexed {count:,} images in {self._source.made:.1f} s: {self._source.index.path}", flush=True)
+                if (compared := self._source.index.notes["compared"]) < count:
+                    print(f"  {compared:,} of them, chosen by length, were looked for twice", flush=True)
         return self._source
 
     @property
@@ -174,6 +178,47 @@ class ImageFolder(DataModule):
         """Return the number of images of a split."""
         self.setup()
         return len(self._parts[split][1])
+
+    def notices(self) -> list[str]:
+        """Return lines on files that are not read, on further frames, and on images that stand in two parts."""
+        self.setup()
+        parts = {split: part for split, part in self._parts.items() if split != "test" or not self._tests_val()}
+        twins: dict[str, np.ndarray] = {
+            split: self.images.index.column(source, "twin")[positions.numpy()]
+            for split, (source, positions) in parts.items()
+        }
+        return [*self.images.notes(), *shared(twins, self._name)]
+
+    def _tests_val(self) -> bool:
+        (one, first), (other, second) = self._parts["val"], self._parts["test"]
+        return one == other and torch.equal(first, second)
+
+    def _name(self, split: str, position: int) -> str:
+        source, positions = self._parts[split]  # type: ignore[index]
+        return self.images.index.name(source, int(positions[position]))
+
+    def check_training(self) -> None:
+        """Raise UserError where folders are taken for classes that are none: a level too many leaves one, or parts."""
+        if set(self.images.classes) <= {*SPLITS, "valid", "validation"}:
+            raise UserError(
+                f"the classes of {self.root} are {some(self.images.classes)}, which look like its parts\nGive "
+                f"{self.root}/train as --data.root, or other names to the classes."
+            )
+        super().check_training()
+
+    def one_class(self) -> str:
+        """Return the level of folders that looks like the classes', where there is one below the only class."""
+        part, positions = self._parts["train"]
+        names = [self.images.index.name(part, position).split("/")[1:-1] for position in positions.tolist()]
+        levels = [sorted({name[level] for name in names if len(name) > level}) for level in range(max(map(len, names)))]
+        level = next((number for number, folders in enumerate(levels) if len(folders) > 1), None)
+        if level is None:
+            return f"\nEach class has a folder of its own, {self.root}/train/CLASS/FILE: add that of another."
+        where = "/".join(["train", *names[0][:level]])
+        return (
+            f"\nThe folders in {where} look like the classes: {some(levels[level])}\nMove them up, into "
+            f"{self.root}/train, and those of the other parts likewise."
+        )
 
     def to_stage(self) -> Path | None:
         """Return tars, to be staged; a tree is not copied file by file."""

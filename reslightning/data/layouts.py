@@ -59,8 +59,13 @@ def find_layout(root: Path) -> SourceLayout:
             return SourceLayout("tree", folder, splits, label_file(root) or label_file(folder))
     if tars := tuple(sorted(path for path in root.glob("*.tar") if path.is_file())):
         return SourceLayout("tars", root, tars, label_file(root))
+    near = [
+        root.absolute().parent,
+        *sorted(path for path in (root.iterdir() if root.is_dir() else []) if path.is_dir()),
+    ]
+    right = next((f"{place} has a {SPLITS[0]}/: is it meant?\n" for place in near if (place / SPLITS[0]).is_dir()), "")
     raise UserError(
-        f"no images under {root.absolute()}\nlooked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
+        f"no images under {root.absolute()}\n{right}looked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
         f"{TRAIN_TAR} with {VAL_TAR}, or tars of SPLIT/CLASS/FILE\nGive their place as --data.root."
     )
 

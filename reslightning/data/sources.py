@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,16 @@ class Source:
         file, offset, _ = self.index.place(split, position)
         return f"{self.layout.root / self.index.files[file]}:{name} at byte {offset:,}"
 
+    def notes(self) -> list[str]:
+        """Return lines on the files that are not read as they are: other formats, further frames."""
+        others, animated = self.index.notes["others"], self.index.notes["animated"]
+        lines = []
+        if others["count"]:
+            lines.append(f"not read: {others['count']:,} files that are no images of a known kind: {others['shown']}")
+        if animated["count"]:
+            lines.append(f"first frames: {animated['count']:,} images have several: {animated['shown']}")
+        return lines
+
     def _make(self, places: Sequence[Path]) -> Index:
         """Make the index where it can be written first, or wait for the process that does."""
         problem: OSError | None = None
@@ -154,6 +165,7 @@ class Index:
         }
         self.path = path
         self.files: list[str] = json.loads(self.metadata.get("files", "[]"))
+        self.notes: dict[str, Any] = json.loads(self.metadata.get("notes", "{}"))
         self.classes: list[str] = json.loads(self.metadata.get("classes", "[]"))
 
     def __reduce__(self) -> tuple[type[Index], tuple[Path]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,10 +20,14 @@ from reslightning.data.layouts import Member, SourceLayout
 from reslightning.errors import UserError
 
 MOST = 100_000  # files that are compared; of more, those of lengths chosen by chance
+SHOWN = 3  # pairs in a message
 HEAD = 4096  # bytes of a file that are compared first
 THREADS = 16  # that read: a network's answers are waited for together
 CHUNK = 256  # files that a thread reads in turn
 STILL = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga")
+
+
+Place = TypeVar("Place")
 
 
 @dataclass
@@ -90,9 +96,9 @@ def _candidates(sizes: np.ndarray) -> tuple[np.ndarray, int]:
     return chosen[which], int(len(sizes) - counts[shared & ~chosen].sum())
 
 
-def _groups(positions, key):  # type: ignore[no-untyped-def]
+def _groups(positions: Iterable[Place], key: Callable[[Place], Hashable]) -> list[list[Place]]:
     """Return lists of at least two positions with one key."""
-    found = defaultdict(list)
+    found: dict[Hashable, list[Place]] = defaultdict(list)
     for position in positions:
         found[key(position)].append(position)
     return [group for group in found.values() if len(group) > 1]
@@ -107,6 +113,46 @@ def _animated(files: _Files, image: Member, head: bytes) -> bool:
             return bool(getattr(picture, "is_animated", False))
     except Exception:
         return False
+
+
+def same_pixels(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the numbers of the same images among parts of them in memory, [N, 3, H, W], uint8."""
+    places = [(split, position) for split, images in parts.items() for position in range(len(images))]
+    middle = np.concatenate([images[:, :, images.shape[2] // 2].reshape(len(images), -1) for images in parts.values()])
+    words = np.pad(middle, ((0, 0), (0, -middle.shape[1] % 8))).view(np.uint64)
+    sums = words @ np.random.default_rng(0).integers(1, 2**62, words.shape[1], np.uint64)
+    twins = {split: np.full(len(images), -1, np.int32) for split, images in parts.items()}
+    _, which, counts = np.unique(sums, return_inverse=True, return_counts=True)
+    near = [places[position] for position in np.flatnonzero(counts[which] > 1).tolist()]
+    for number, group in enumerate(_groups(near, lambda place: parts[place[0]][place[1]].tobytes())):
+        for split, position in group:
+            twins[split][position] = number
+    return twins
+
+
+def shared(twins: Mapping[str, np.ndarray], name: Callable[[str, int], str]) -> list[str]:
+    """Return a line for each two parts that have images in common.
+
+    Args:
+        twins: the numbers of each part's images.
+        name: gives the path of a part's image.
+    """
+    lines = []
+    for one, other in itertools.combinations(twins, 2):
+        both = np.intersect1d(twins[one][twins[one] >= 0], twins[other])
+        if not len(both):
+            continue
+        found = np.flatnonzero(np.isin(twins[other], both))
+        pairs = [
+            f"{name(other, position)} is {name(one, int(np.flatnonzero(twins[one] == twins[other][position])[0]))}"
+            for position in found[:SHOWN].tolist()
+        ]
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        lines.append(
+            f"warning: {len(found):,} of {len(twins[other]):,} {other} images stand in {one}, too, byte for byte: "
+            f"{', '.join(pairs)}{more}; keep each in one part"
+        )
+    return lines
 
 
 class _Files:

@@ -257,6 +257,7 @@ def check(data: DataModule, trainer: Trainer) -> None:
             raise UserError(
                 f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
             )
+        data.check_training()
         data.check_evaluation("val", trainer.world_size)
 
 
