@@ -126,6 +126,7 @@ class CLI(LightningCLI):
             check_allocation(devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
             self._choose_weights()
+            self._read_as_before()
 
     def _refuse(self) -> None:
         if self.subcommand == "fit":
@@ -182,6 +183,7 @@ class CLI(LightningCLI):
         self.run = self._find_run()
         if self.run.summary.get("status") == "finished":
             self._show(self.run)
+        self._read_as_before()
         minutes = options.checkpoint_minutes
         self.segment = Segment(
             self.run, config, text, self.fingerprint, fresh=bool(options.fresh), checkpoint_minutes=minutes
@@ -193,6 +195,14 @@ class CLI(LightningCLI):
         weights = find_weights(str(self.subcommand), config.run_dir, config.ckpt_path, config.model.weights)
         self.run, config.model.weights = weights
         config.ckpt_path = None
+
+    def _read_as_before(self) -> None:
+        """Read image files as the run does, unless told otherwise: runs of before this option turned none."""
+        options = self._options.data.get("init_args", {})
+        if self.run and self.run.summary and "exif_orientation" in options and options.exif_orientation is None:
+            options.exif_orientation = self.run.summary.get("exif_orientation", False)
+            if self.subcommand == "fit":  # which knows its run by its data
+                self.datamodule.upright = options.exif_orientation
 
     # -- what is built -----------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ def _stages(data: ImageFolder, seconds: float) -> dict[str, float]:
         since = time.perf_counter()
         files = [data.images.read("train", index) for index in indices]
         since = lap("read", since)
-        parts = [decode.decode_part(*pair, size) for pair in zip(files, drawn, strict=True)]
+        parts = [decode.decode_part(*pair, size, upright=data.upright) for pair in zip(files, drawn, strict=True)]
         since = lap("decode", since)
         crops = [decode.resized(*part, size) for part in parts]
         since = lap("crop", since)

@@ -25,7 +25,6 @@ from PIL import Image
 
 from reslightning.cli.parser import CommandParser
 from reslightning.data import decode
-from reslightning.data.layouts import stamp
 from reslightning.data.registry import SPLITS
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
@@ -47,24 +46,35 @@ class Resize:
     quality: int
 
     def __call__(self, content: bytes) -> bytes:
-        """Return an image file no larger than asked for."""
-        if self.max_side is None and self.short_side is None:
-            return content
-        height, width = decode.jpeg_size(content) or _size(content)
+        """Return an image file no larger than asked for.
+
+        Raises:
+            CorruptImageError: the bytes are no whole image.
+            UnsupportedImageError: the image has other depths than 8 or 16 bits.
+        """
+        image = Image.fromarray(decode.decode(content))  # also of what stays: no training may be the first to look
+        width, height = image.size
+        factor = 1.0
         if self.max_side is not None:
             factor = self.max_side / max(height, width)
-        else:
-            factor = (self.short_side or 0) / min(height, width)
+        elif self.short_side is not None:
+            factor = self.short_side / min(height, width)
         if factor >= 1:
             return content
-        image = Image.fromarray(decode.decode(content))
-        small = image.resize((round(width * factor), round(height * factor)), Image.Resampling.LANCZOS)
-        return simplejpeg.encode_jpeg(np.asarray(small), quality=self.quality, colorsubsampling="420")
+        size = (max(round(width * factor), 1), max(round(height * factor), 1))
+        small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+        encoded = simplejpeg.encode_jpeg(small, quality=self.quality, colorsubsampling="420")
+        return _oriented(encoded, decode.orientation(content))
 
 
-def _size(content: bytes) -> tuple[int, int]:
-    pixels = decode.decode(content)
-    return pixels.shape[0], pixels.shape[1]
+def _oriented(encoded: bytes, orientation: int) -> bytes:
+    """Return a JPEG that says how its pixels must be turned: packing leaves it to the reader whether they are."""
+    if orientation == decode.UPRIGHT:
+        return encoded
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = orientation
+    data = exif.tobytes()
+    return encoded[:2] + b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data + encoded[2:]
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def main(argv: list[str]) -> int:
     resize = Resize(args.max_side, args.short_side, args.quality)
     source = Source(args.source, args.index_dir)
     shards = _shards(source)
-    made_of = {"format": 1, "source": json.loads(stamp(source.layout)), **asdict(resize)}
+    made_of = {"format": 1, "source": json.loads(source.index.metadata["stamp"]), **asdict(resize)}
     done = _begin(args.dest, made_of)
     missing = [shard for shard in shards if not _whole(args.dest, done.get(shard.name))]
     if not missing:
@@ -256,9 +266,8 @@ def _pack_shard(source: Source, dest: Path, shard: Shard, resize: Resize) -> dic
             for position in range(shard.start, shard.stop):
                 try:
                     content = resize(source.read(shard.split, position))
-                except decode.CorruptImageError as error:
-                    where = source.describe(shard.split, position)
-                    raise UserError(f"corrupt image {where}: {error}\nReplace or remove it.") from error
+                except decode.ImageError as error:
+                    raise UserError(error.of(source.describe(shard.split, position))) from error
                 member = tarfile.TarInfo(_member_name(source, shard.split, position, int(labels[position])))
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))

@@ -74,6 +74,7 @@ class DataModule(LightningDataModule):
     reads_files: ClassVar[bool] = False  # while training, so that loader workers help
     skips: bool = False  # corrupt images
     unused: ClassVar[frozenset[str]] = frozenset()  # options that mean nothing to it
+    upright: bool = False  # whether image files are turned as their EXIF data says
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
 
     def __init__(
@@ -212,6 +213,21 @@ class DataModule(LightningDataModule):
             if values.tolist() not in (FRACTION if option == "mean" else SPREAD):
                 allowed = (FRACTION if option == "mean" else SPREAD).words
                 raise UserError(f"data.{option}={values.tolist()} is out of range; allowed: {allowed}, of 255")
+
+    def check_training(self) -> None:
+        """Raise UserError where the training images are of one class: every network knows it without a look."""
+        found = self.labels("train").unique()
+        if len(found) == 1:
+            name = self.class_names[int(found)]
+            raise UserError(f"all {self.n_samples('train')} training images are of one class, {name}{self.one_class()}")
+
+    def one_class(self) -> str:
+        """Return what may be wrong, and what to do, where training images are of one class."""
+        return "\nAdd images of another."
+
+    def notices(self) -> list[str]:
+        """Return lines that say what is odd about the images: some in two parts, say."""
+        return []
 
     def micro_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass.
@@ -377,6 +393,8 @@ def prepare(data: DataModule) -> None:
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         data.prepare_data()
         data.setup()
+        for line in data.notices():
+            print(f"  {line}", flush=True)
     elif not data.download:
         data.stage()
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # arXiv:1409.4842, Sec. 6, as torchvision has them
+BITS, PHOTOMETRIC, SAMPLES = 258, 262, 339  # TIFF's tags
 TRIES = 10
 CROP_DRAWS = 4 * TRIES
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -28,8 +31,27 @@ _BAND = 32  # rows: two bands of blocks at the usual subsampling, of which one i
 cv2.setNumThreads(0)  # the loader's workers are the parallelism
 
 
-class CorruptImageError(ValueError):
+class ImageError(ValueError):
+    """A file does not give an image."""
+
+    kind: ClassVar[str]
+    remedy: ClassVar[str]
+
+    def of(self, where: str, instead: str = "") -> str:
+        """Return the message for the file at ``where``; ``instead`` is what else may be done."""
+        return f"{self.kind} image {where}: {self}\n{self.remedy}{instead}."
+
+
+class CorruptImageError(ImageError):
     """A file holds no whole image."""
+
+    kind, remedy = "corrupt", "Replace or remove it"
+
+
+class UnsupportedImageError(ImageError):
+    """A file holds an image that eight bits would not show: of floats, say, which have no white."""
+
+    kind, remedy = "unsupported", "Convert it to 8 or 16 bits a channel, or remove it"
 
 
 class Box(NamedTuple):
@@ -39,6 +61,37 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
+
+
+class Turn(NamedTuple):
+    """How pixels as stored become the upright picture: rows and columns are reversed, then exchanged."""
+
+    rows: bool = False
+    columns: bool = False
+    exchanged: bool = False
+
+    def upright(self, pixels: Pixels) -> Pixels:
+        """Return stored pixels as they are seen."""
+        pixels = pixels[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
+        return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.exchanged else pixels)
+
+    def stored(self, box: Box, height: int, width: int) -> Box:
+        """Return where a part of the upright picture lies in an image that is stored in ``height`` x ``width``."""
+        top, left, h, w = (box.left, box.top, box.width, box.height) if self.exchanged else box
+        return Box(height - top - h if self.rows else top, width - left - w if self.columns else left, h, w)
+
+
+ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value for pixels that are stored as they are seen
+TURNS = {
+    UPRIGHT: Turn(),
+    2: Turn(columns=True),
+    3: Turn(rows=True, columns=True),
+    4: Turn(rows=True),
+    5: Turn(exchanged=True),
+    6: Turn(rows=True, exchanged=True),
+    7: Turn(rows=True, columns=True, exchanged=True),
+    8: Turn(columns=True, exchanged=True),
+}
 
 
 def random_resized_crop_box(height: int, width: int, draws: Sequence[int], scale: tuple[float, float] = SCALE) -> Box:
@@ -65,7 +118,9 @@ def random_resized_crop_box(height: int, width: int, draws: Sequence[int], scale
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def cropped(content: bytes, draws: Sequence[int], size: int, scale: tuple[float, float] = SCALE) -> Pixels:
+def cropped(
+    content: bytes, draws: Sequence[int], size: int, scale: tuple[float, float] = SCALE, *, upright: bool = False
+) -> Pixels:
     """Return a random part of an image, scaled to [size, size, 3].
 
     Args:
@@ -73,23 +128,27 @@ def cropped(content: bytes, draws: Sequence[int], size: int, scale: tuple[float,
         draws: CROP_DRAWS integers, uniform in [0, 2^31), which choose the part.
         size: height and width in pixels.
         scale: least and greatest share of the image's area.
+        upright: turn the image as its EXIF orientation says; the part is chosen of what is seen then.
 
     Raises:
         CorruptImageError: the bytes are no whole image.
+        UnsupportedImageError: the image has other depths than 8 or 16 bits.
     """
-    return resized(*decode_part(content, draws, size, scale), size)
+    return resized(*decode_part(content, draws, size, scale, upright=upright), size)
 
 
 def decode_part(
-    content: bytes, draws: Sequence[int], size: int, scale: tuple[float, float] = SCALE
+    content: bytes, draws: Sequence[int], size: int, scale: tuple[float, float] = SCALE, *, upright: bool = False
 ) -> tuple[Pixels, Box]:
     """Return as much of an image as a random part of it needs, scaled down as far as ``size`` allows, and the part."""
     frame = _baseline_frame(content)
     if frame is None:
-        pixels = decode(content)
+        pixels = decode(content, upright=upright)
         return pixels, random_resized_crop_box(pixels.shape[0], pixels.shape[1], draws, scale)
     place, height, width = frame
-    box = random_resized_crop_box(height, width, draws, scale)
+    turn = TURNS[orientation(content) if upright else UPRIGHT]
+    seen = (width, height) if turn.exchanged else (height, width)
+    box = turn.stored(random_resized_crop_box(*seen, draws, scale), height, width)
     # A header with fewer rows ends decoding below the part: with the rows goes their share of the time.
     rows = min(height, -(-(box.top + box.height) // _BAND) * _BAND + _BAND)
     short = content[:place] + rows.to_bytes(2, "big") + content[place + 2 :]
@@ -104,19 +163,23 @@ def decode_part(
     top, bottom, left, right = (
         round(edge * factor) for edge in (box.top, box.top + box.height, box.left, box.left + box.width)
     )
-    return pixels, Box(top, left, bottom - top, right - left)
+    if not any(turn):
+        return pixels, Box(top, left, bottom - top, right - left)
+    part = turn.upright(pixels[top:bottom, left:right])
+    return part, Box(0, 0, part.shape[0], part.shape[1])
 
 
-def center(content: bytes, resize: int, size: int) -> Pixels:
+def center(content: bytes, resize: int, size: int, *, upright: bool = False) -> Pixels:
     """Return the middle [size, size, 3] of an image whose shorter side is scaled to ``resize``.
 
     The pixels of torchvision's Resize(resize) and CenterCrop(size) on a Pillow image, of which only
-    those are computed that are kept.
+    those are computed that are kept; ``upright`` turns it first as its EXIF orientation says.
 
     Raises:
         CorruptImageError: the bytes are no whole image.
+        UnsupportedImageError: the image has other depths than 8 or 16 bits.
     """
-    image = Image.fromarray(decode(content))
+    image = Image.fromarray(decode(content, upright=upright))
     width, height = image.size
     short, long = min(width, height), max(width, height)
     scaled = (resize, int(resize * long / short)) if width <= height else (int(resize * long / short), resize)
@@ -128,12 +191,22 @@ def center(content: bytes, resize: int, size: int) -> Pixels:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def decode(content: bytes) -> Pixels:
-    """Return all of an image as RGB [height, width, 3].
+def decode(content: bytes, *, upright: bool = False) -> Pixels:
+    """Return all of an image, the first of several, as RGB [height, width, 3]; of 16 bits the upper eight.
+
+    Args:
+        content: the file's bytes.
+        upright: turn the image as its EXIF orientation says.
 
     Raises:
         CorruptImageError: the bytes are no whole image.
+        UnsupportedImageError: the image has other depths than 8 or 16 bits.
     """
+    pixels = _decode(content)
+    return TURNS[orientation(content)].upright(pixels) if upright else pixels
+
+
+def _decode(content: bytes) -> Pixels:
     try:
         if simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "Gray", "RGB"):  # of CMYK it rounds otherwise
             return simplejpeg.decode_jpeg(content)
@@ -141,9 +214,48 @@ def decode(content: bytes) -> Pixels:
         pass  # another format, CMYK, an odd but whole file, or a corrupt one: Pillow tells
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
+            return _eight_bits(image, content)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise CorruptImageError("its bytes are of no format, or of no depth, that can be read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptImageError(str(error) or type(error).__name__) from error
+
+
+def _eight_bits(image: Image.Image, content: bytes) -> Pixels:
+    """Return an image as RGB [height, width, 3]. Pillow's own conversion would clip 16 bits to white."""
+    tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
+    bits, samples = tags.get(BITS, (8,)), tags.get(SAMPLES, (1,))
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode == "F" or (image.mode == "I" and not sixteen) or {*bits} - {1, 2, 4, 8, 16} or {*samples} - {1, 4}:
+        kind = {2: "signed ", 3: "floating-point "}.get(samples[0], "floating-point " if image.mode == "F" else "")
+        depth = bits[0] if tags else 32
+        raise UnsupportedImageError(f"it has {kind}values of {depth} bits; allowed: unsigned, of 8 or 16 bits")
+    if isinstance(image, PpmImageFile) and content[:2] == b"P6":
+        _, _, start, how = image.tile[0]
+        if how == ("RGB", 65535):  # which Pillow would round
+            upper = np.frombuffer(content, np.uint8, 6 * image.height * image.width, start)[::2]
+            return upper.reshape(image.height, image.width, 3)
+    if not sixteen:
+        return np.asarray(image.convert("RGB"))
+    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow sees to in 8 bits alone
+        grey = 255 - grey
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def orientation(content: bytes) -> int:
+    """Return how an image file's pixels must be turned, 1 to 8 of TURNS, by its EXIF or XMP data."""
+    if content[:3] == _START and b"Exif\0\0" not in content and b"tiff:Orientation" not in content:
+        return UPRIGHT
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            # Of a TIFF it says how its pixels are stored, which Pillow sees to.
+            found = UPRIGHT if image.format == "TIFF" else image.getexif().get(ORIENTATION, UPRIGHT)
+    except Exception:  # whatever Pillow makes of broken data: it says no orientation
+        return UPRIGHT
+    return found if found in TURNS else UPRIGHT
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:

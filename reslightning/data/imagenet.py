@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader
 
 from reslightning.data import decode
 from reslightning.data.base import DataModule, ignore_signals, keep
+from reslightning.data.indexing import some
 from reslightning.data.labels import imagenet_classes
 from reslightning.data.reader import Failed, Reader
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
+from reslightning.data.twins import shared
 from reslightning.errors import UserError
 from reslightning.ranges import Range
 
@@ -44,11 +46,14 @@ class ImageFolder(DataModule):
         on_corrupt: error, or skip: a corrupt training image is replaced by the next one, counted and
             reported. An evaluation never goes without an image.
         device_decode: decode training images on the device (nvJPEG), in place of the workers.
+        exif_orientation: turn images upright as their EXIF data says; none given means that images of one's
+            own are turned, and ImageNet's are not, as in torchvision and for all published results.
         index_dir: where the index goes if the source's own folder cannot be written.
     """
 
     own_mean = (0.485, 0.456, 0.406)
     own_std = (0.229, 0.224, 0.225)
+    own_upright: ClassVar[bool] = True
     reads_files = True
 
     def __init__(
@@ -61,11 +66,13 @@ class ImageFolder(DataModule):
         eval_size: Annotated[int, Range("1 or more")] = 224,
         on_corrupt: Literal["error", "skip"] = "error",
         device_decode: bool = False,
+        exif_orientation: bool | None = None,
         index_dir: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         keep(self, locals())
+        self.upright = self.own_upright if exif_orientation is None else exif_orientation
         self.image_size = eval_size
         self.index_dir = Path(index_dir).expanduser() if index_dir else None
         self.skips = on_corrupt == "skip"
@@ -92,6 +99,8 @@ class ImageFolder(DataModule):
             if self._source.made:
                 count = sum(len(self._source.labels(split)) for split in SPLITS)
                 print(f"indexed {count:,} images in {self._source.made:.1f} s: {self._source.index.path}", flush=True)
+                if (compared := self._source.index.notes["compared"]) < count:
+                    print(f"  {compared:,} of them, chosen by length, were looked for twice", flush=True)
         return self._source
 
     @property
@@ -191,6 +200,47 @@ class ImageFolder(DataModule):
             }
         return self._content
 
+    def notices(self) -> list[str]:
+        """Return lines on files that are not read, on further frames, and on images that stand in two parts."""
+        self.setup()
+        parts = {split: part for split, part in self._parts.items() if split != "test" or not self._tests_val()}
+        twins: dict[str, np.ndarray] = {
+            split: self.images.index.column(source, "twin")[positions.numpy()]
+            for split, (source, positions) in parts.items()
+        }
+        return [*self.images.notes(), *shared(twins, self._name)]
+
+    def _tests_val(self) -> bool:
+        (one, first), (other, second) = self._parts["val"], self._parts["test"]
+        return one == other and torch.equal(first, second)
+
+    def _name(self, split: str, position: int) -> str:
+        source, positions = self._parts[split]  # type: ignore[index]
+        return self.images.index.name(source, int(positions[position]))
+
+    def check_training(self) -> None:
+        """Raise UserError where folders are taken for classes that are none: a level too many leaves one, or parts."""
+        if set(self.images.classes) <= {*SPLITS, "valid", "validation"}:
+            raise UserError(
+                f"the classes of {self.root} are {some(self.images.classes)}, which look like its parts\nGive "
+                f"{self.root}/train as --data.root, or other names to the classes."
+            )
+        super().check_training()
+
+    def one_class(self) -> str:
+        """Return the level of folders that looks like the classes', where there is one below the only class."""
+        part, positions = self._parts["train"]
+        names = [self.images.index.name(part, position).split("/")[1:-1] for position in positions.tolist()]
+        levels = [sorted({name[level] for name in names if len(name) > level}) for level in range(max(map(len, names)))]
+        level = next((number for number, folders in enumerate(levels) if len(folders) > 1), None)
+        if level is None:
+            return f"\nEach class has a folder of its own, {self.root}/train/CLASS/FILE: add that of another."
+        where = "/".join(["train", *names[0][:level]])
+        return (
+            f"\nThe folders in {where} look like the classes: {some(levels[level])}\nMove them up, into "
+            f"{self.root}/train, and those of the other parts likewise."
+        )
+
     def to_stage(self) -> Path | None:
         """Return tars, to be staged; a tree is not copied file by file."""
         if self.images.layout.kind == "tree":
@@ -238,7 +288,8 @@ class ImageFolder(DataModule):
     def picture(self, split: Split, index: int) -> decode.Pixels:
         """Return an image's middle [eval_size, eval_size, 3]."""
         part, positions = self._parts[split]
-        return decode.center(self.images.read(part, int(positions[index])), self.eval_resize, self.eval_size)
+        content = self.images.read(part, int(positions[index]))
+        return decode.center(content, self.eval_resize, self.eval_size, upright=self.upright)
 
     def indices(self, content: Any) -> Tensor:
         """Return the indices of what a worker read.
@@ -275,10 +326,9 @@ class ImageFolder(DataModule):
         for item, index in zip(items, indices.tolist(), strict=True):
             try:
                 decode.decode(item[0].tobytes() if isinstance(item, tuple) else b"")
-            except decode.CorruptImageError as error:
+            except decode.ImageError as error:
                 if isinstance(item, tuple):
-                    where = self.images.describe(part, int(positions[index]))
-                    raise UserError(f"corrupt image {where}: {error}\nReplace or remove it.") from error
+                    raise UserError(error.of(self.images.describe(part, int(positions[index])))) from error
 
 
 class ImageNet(ImageFolder):
@@ -287,6 +337,8 @@ class ImageNet(ImageFolder):
     Labels are ImageNet's own whatever classes are there, so that networks trained elsewhere can be
     evaluated on a part of it. Options as ImageFolder.
     """
+
+    own_upright = False
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]

@@ -34,7 +34,8 @@ def imagenet_classes() -> dict[str, str]:
 
 def label_file(folder: Path) -> Path | None:
     """Return the file or folder that says the validation images' classes; None where there is none."""
-    return next((folder / name for name in FILES if (folder / name).exists()), None)
+    places = [folder / name for name in FILES]
+    return next((path for path in places if path.is_file() or (path.name == DEVKIT and path.is_dir())), None)
 
 
 def validation_classes(path: Path, names: Sequence[str]) -> dict[str, str]:

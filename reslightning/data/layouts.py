@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +16,10 @@ from reslightning.data.labels import label_file
 from reslightning.data.registry import SPLITS
 from reslightning.errors import UserError
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx", ".tga", ".mpo"),
+)
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KAGGLE = Path("ILSVRC") / "Data" / "CLS-LOC"
 BLOCK = 512  # bytes, a tar's unit
@@ -52,42 +57,66 @@ def find_layout(root: Path) -> SourceLayout:
     for folder in (root, root / KAGGLE):
         if splits := tuple(folder / split for split in SPLITS if (folder / split).is_dir()):
             return SourceLayout("tree", folder, splits, label_file(root) or label_file(folder))
-    if tars := tuple(sorted(root.glob("*.tar"))):
+    if tars := tuple(sorted(path for path in root.glob("*.tar") if path.is_file())):
         return SourceLayout("tars", root, tars, label_file(root))
+    near = [
+        root.absolute().parent,
+        *sorted(path for path in (root.iterdir() if root.is_dir() else []) if path.is_dir()),
+    ]
+    right = next((f"{place} has a {SPLITS[0]}/: is it meant?\n" for place in near if (place / SPLITS[0]).is_dir()), "")
     raise UserError(
-        f"no images under {root.absolute()}\nlooked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
+        f"no images under {root.absolute()}\n{right}looked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
         f"{TRAIN_TAR} with {VAL_TAR}, or tars of SPLIT/CLASS/FILE\nGive their place as --data.root."
     )
 
 
-def stamp(layout: SourceLayout) -> str:
-    """Return what an index is checked against: size and time of the tars, or time of a tree's folders."""
-    paths = list(layout.files) + ([layout.labels] if layout.labels else [])
-    if layout.kind == "tree":
-        paths += [
-            Path(entry) for split in layout.files for entry in sorted(os.scandir(split), key=_name) if _dir(entry)
-        ]
+Fact = tuple[str, int, int]  # a path relative to the source's root, size, and time of the last change
+
+
+def file_facts(layout: SourceLayout) -> list[Fact]:
+    """Return what an index is checked against of a source's tars or splits, and of what says its labels.
+
+    Raises:
+        UserError: one of them cannot be seen.
+    """
     facts = []
-    for path in paths:
-        found = path.stat()
+    for path in [*layout.files, *([layout.labels] if layout.labels else [])]:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
         size = 0 if path.is_dir() else found.st_size  # a folder's size is the file system's affair
         facts.append((os.path.relpath(path, layout.root), size, found.st_mtime_ns))
-    return json.dumps([layout.kind, facts])
+    return facts
 
 
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+def stamp(layout: SourceLayout, facts: Iterable[Fact]) -> str:
+    """Return the facts that an index was made of, as it keeps them: those of files, then of a tree's folders."""
+    return json.dumps([layout.kind, list(facts)])
 
 
-def _dir(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
+def stamp_now(layout: SourceLayout, stamped: str) -> str:
+    """Return what an index's stamp would be now: new files and folders change the time of the folder they lie in.
+
+    Raises:
+        OSError: one of its folders is gone.
+    """
+    files = file_facts(layout)
+    folders = [name for name, *_ in json.loads(stamped)[1][len(files) :]]
+    return stamp(layout, [*files, *((name, 0, (layout.root / name).stat().st_mtime_ns) for name in folders)])
 
 
 # -- what a source holds ------------------------------------------------------------------------
 
 
+FOLDER, OTHER = -1, -2  # what stands for a size
+
+
 class Member(NamedTuple):
-    """An image, or a class's folder (size -1): its path, split/class/... or split/..., and its bytes' place."""
+    """An image, a folder (size FOLDER) or what is neither (OTHER): its path, split/class/..., and its bytes' place.
+
+    A tree's folder has in place of an offset its time of the last change, from before it was read.
+    """
 
     path: str
     file: int
@@ -96,7 +125,11 @@ class Member(NamedTuple):
 
 
 def members(layout: SourceLayout) -> Iterator[Member]:
-    """Yield a source's images and folders in any order; paths begin with train/, val/ or test/."""
+    """Yield what a source holds, in any order; paths begin with train/, val/ or test/.
+
+    Raises:
+        UserError: a part of it cannot be read, and which.
+    """
     if layout.kind == "tree":
         for split in layout.files:
             yield from _tree(layout.root, split)
@@ -113,31 +146,47 @@ def members(layout: SourceLayout) -> Iterator[Member]:
                     yield Member("/".join(parts[first:]), number, offset, size)
 
 
-def _tree(root: Path, folder: Path) -> Iterator[Member]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = os.path.relpath(entry.path, root)
-            if _dir(entry):
-                yield Member(path, 0, 0, -1)
-                yield from _tree(root, Path(entry.path))
-            elif _is_image(entry.name):
-                yield Member(path, 0, 0, entry.stat().st_size)
+def _tree(root: Path, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Member]:
+    """Yield a folder's files and folders; ``above`` are the device and number of those that lead to it."""
+    place = folder
+    try:
+        found = folder.stat()
+        here = (found.st_dev, found.st_ino)
+        if here in above:
+            raise UserError(f"{folder} is a link to a folder above it, without end\nRemove the link.")
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                place = Path(entry.path)
+                path, kind = os.path.relpath(place, root), entry.stat()  # of what a link points to
+                if stat.S_ISDIR(kind.st_mode):
+                    yield Member(path, 0, kind.st_mtime_ns, FOLDER)
+                    yield from _tree(root, place, (*above, here))
+                elif stat.S_ISREG(kind.st_mode) and _is_image(entry.name):
+                    yield Member(path, 0, 0, kind.st_size)
+                else:
+                    yield Member(path, 0, 0, OTHER)
+    except OSError as error:
+        why = "a link to nothing" if place.is_symlink() and error.errno == errno.ENOENT else error.strerror
+        raise UserError(f"cannot read {place}: {why}\nMake it readable, or remove it.") from error
 
 
 def _official_train(path: Path) -> Iterator[Member]:
     """Yield the images of a tar of one tar a class, none of them unpacked."""
+    tars = list(_walk(path))
     with path.open("rb") as file:
-        for name, start, size in _walk(path):
+        for name, start, size in tars:
             wnid = name.removesuffix(".tar")
             if size < 0 or wnid == name:
                 continue
-            yield Member(f"train/{wnid}", 0, 0, -1)
+            yield Member(f"train/{wnid}", 0, 0, FOLDER)
             for image, offset, length in _walk(path, _Window(file, start, size), name):
                 yield Member(f"train/{wnid}/{image}", 0, start + offset, length)
 
 
 def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of a tar's images, tars and folders (size -1), in constant memory."""
+    """Yield name, offset and size of a tar's images and tars, and of folders and all else, in constant memory."""
     where = f"{path}:{inner}" if inner else str(path)
     try:
         with tarfile.open(None if window else path, "r:", fileobj=window) as archive:  # type: ignore[call-overload]
@@ -150,10 +199,11 @@ def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterato
                         f"{where} holds a link in place of an image: {member.name}\nMake the tar with tar "
                         "--dereference --hard-dereference, or with reslightning pack."
                     )
-                if member.isdir():
-                    yield member.name, 0, -1
-                elif member.isreg() and (_is_image(member.name) or member.name.endswith(".tar")):
+                taken = member.isreg() and (_is_image(member.name) or member.name.endswith(".tar"))
+                if taken:
                     yield member.name, member.offset_data, member.size
+                else:
+                    yield member.name, 0, FOLDER if member.isdir() else OTHER
             end = archive.offset
             archive.fileobj.seek(end)
             if archive.fileobj.read(BLOCK) != bytes(BLOCK):
@@ -164,6 +214,8 @@ def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterato
         raise UserError(
             f"{where} is cut or no tar{compressed}: {error}\n{path.name} has {size:,} bytes: copy or download it again."
         ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {where}: {error.strerror}\nMake it readable, or copy it again.") from error
 
 
 class _Window:

@@ -16,6 +16,7 @@ from reslightning.data import augmentations
 from reslightning.data.base import CROP, CUTOUT, DataModule, ignore_signals, keep
 from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.twins import same_pixels, shared
 from reslightning.errors import UserError
 from reslightning.ranges import Range
 
@@ -96,6 +97,16 @@ class InMemory(DataModule):
         """Return what the data is: the digest is that of every pixel and label."""
         self.setup()
         return self._content
+
+    def notices(self) -> list[str]:
+        """Return a line for each two parts that have images in common."""
+        self.setup()
+        inner = slice(self.crop_padding, self.crop_padding + self.image_size)
+        parts = {"train": self._images["train"][:, :, inner, inner], "test": self._images["test"]}
+        if self.val_split:
+            parts["val"] = self._images["val"]
+        twins = same_pixels({split: images.cpu().numpy() for split, images in parts.items()})
+        return shared(twins, lambda split, position: f"image {position} of {split}")
 
     def labels(self, split: Split) -> Tensor:
         """Return a split's labels [N], int64."""

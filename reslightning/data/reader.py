@@ -38,6 +38,7 @@ class Reader(Dataset[Any]):
         self.seed, self.size_at, self.scale = data.seed, data.size_at, (data.crop_scale, 1.0)
         self.resize, self.size = data.eval_resize, data.eval_size
         self.skips, self.device_decode = data.skips, data.device_decode
+        self.upright = data.upright
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -51,12 +52,13 @@ class Reader(Dataset[Any]):
         try:
             if isinstance(self.sampler, TrainSampler):
                 return self._training(list(indices), self.sampler.epoch)
-            images = [decode.center(self._read(index), self.resize, self.size) for index in self._named(indices)]
+            contents = (self._read(index) for index in self._named(indices))
+            images = [decode.center(content, self.resize, self.size, upright=self.upright) for content in contents]
             return _stack(images), self.labels[list(indices)], torch.tensor(indices), []
-        except decode.CorruptImageError as error:
+        except decode.ImageError as error:
             where = self.source.describe(self.part, int(self.positions[self.index]))
-            skip = " or use --data.on_corrupt skip" if isinstance(self.sampler, TrainSampler) else ""
-            return Failed(f"corrupt image {where}: {error}\nReplace or remove it{skip}.")
+            skips = isinstance(self.sampler, TrainSampler) and isinstance(error, decode.CorruptImageError)
+            return Failed(error.of(where, " or use --data.on_corrupt skip" if skips else ""))
         except UserError as error:
             return Failed(str(error))
 
@@ -84,11 +86,10 @@ class Reader(Dataset[Any]):
         return augmentations.draws(self.seed, epoch, torch.tensor(indices), decode.CROP_DRAWS, first=FILE_CROP).tolist()
 
     def _crop(self, content: bytes, draws: list[int], size: int) -> Any:
-        if not self.device_decode:
-            return decode.cropped(content, draws, size, self.scale)
-        shape = decode.jpeg_size(content)
-        if shape is None:  # what the device may not know
-            return decode.cropped(content, draws, size, self.scale)
+        shape = decode.jpeg_size(content) if self.device_decode else None
+        # What the device may not know, or would leave lying.
+        if shape is None or (self.upright and decode.orientation(content) != decode.UPRIGHT):
+            return decode.cropped(content, draws, size, self.scale, upright=self.upright)
         box = decode.random_resized_crop_box(*shape, draws, self.scale)
         return np.frombuffer(content, np.uint8), box
 

@@ -6,17 +6,20 @@ process of a machine. Nothing is ever unpacked.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reslightning.data.indexing import FORMAT, write_index
-from reslightning.data.layouts import find_layout, stamp
+from reslightning.data.layouts import SourceLayout, file_facts, find_layout, stamp, stamp_now
 from reslightning.data.registry import SPLITS
 from reslightning.errors import UserError
 from reslightning.files import exclusive
@@ -44,12 +47,13 @@ class Source:
     def __init__(self, root: Path, index_dir: Path | None = None) -> None:
         self.layout = find_layout(root)
         self.made = 0.0
-        now = stamp(self.layout)
         places = [root / INDEX if root.is_dir() else root.with_name(f"{root.name}.{INDEX}")]
         if index_dir is not None:
+            now = stamp(self.layout, file_facts(self.layout))
             key = hashlib.sha256(now.encode()).hexdigest()[:12]  # also of a copy
             places.append(index_dir / f"{root.name}-{key}.{INDEX}")
-        self.index = next(filter(None, (Index.open(place, now) for place in places)), None) or self._make(places)
+        there = (Index.open(place, self.layout) for place in places)
+        self.index = next(filter(None, there), None) or self._make(places)
         self._handles: dict[int, int] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -93,14 +97,19 @@ class Source:
         file, offset, size = self.index.place(split, position)
         try:
             if self.layout.kind == "tree":
-                content = Path(self.describe(split, position)).read_bytes()
+                content = _regular(Path(self.describe(split, position)))
             else:
                 if file not in self._handles:
                     path = self.layout.root / self.index.files[file]
                     self._handles[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 content = os.pread(self._handles[file], size, offset)
         except OSError as error:
-            raise UserError(f"cannot read {self.describe(split, position)}: {error.strerror}") from error
+            changed = (
+                f"\nIt was moved or removed since the index was made: {self.index.path}\nPut it back, or remove the "
+                "index, and the same command makes it anew."
+            )
+            gone = changed if isinstance(error, FileNotFoundError | NotADirectoryError) else ""
+            raise UserError(f"cannot read {self.describe(split, position)}: {error.strerror}{gone}") from error
         if len(content) != size and self.layout.kind != "tree":  # a file may have been replaced
             raise UserError(
                 f"{self.describe(split, position)} has {len(content):,} of {size:,} bytes\nIt was changed or cut since "
@@ -116,6 +125,16 @@ class Source:
         file, offset, _ = self.index.place(split, position)
         return f"{self.layout.root / self.index.files[file]}:{name} at byte {offset:,}"
 
+    def notes(self) -> list[str]:
+        """Return lines on the files that are not read as they are: other formats, further frames."""
+        others, animated = self.index.notes["others"], self.index.notes["animated"]
+        lines = []
+        if others["count"]:
+            lines.append(f"not read: {others['count']:,} files that are no images of a known kind: {others['shown']}")
+        if animated["count"]:
+            lines.append(f"first frames: {animated['count']:,} images have several: {animated['shown']}")
+        return lines
+
     def _make(self, places: Sequence[Path]) -> Index:
         """Make the index where it can be written first, or wait for the process that does."""
         problem: OSError | None = None
@@ -123,12 +142,11 @@ class Source:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with exclusive(place.with_name(f".{place.name}.lock")):
-                    before = stamp(self.layout)
-                    if (index := Index.open(place, before)) is None:
+                    if (index := Index.open(place, self.layout)) is None:
                         started = time.monotonic()
-                        write_index(place, self.layout, before)
+                        write_index(place, self.layout)
                         self.made = time.monotonic() - started
-                        index = Index.open(place, stamp(self.layout))
+                        index = Index.open(place, self.layout)
             except OSError as error:
                 problem = error
                 continue
@@ -140,6 +158,13 @@ class Source:
             f"cannot write the index of {self.layout.root} to {places[-1].parent}: {problem.strerror}\n"
             "Give a folder that can be written as --data.index_dir: the index is made once, not once a run."
         )
+
+
+def _regular(path: Path) -> bytes:
+    """Return a file's bytes; what has become a pipe or a device since is not opened: it may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.read_bytes()
 
 
 class Index:
@@ -161,6 +186,7 @@ class Index:
         }
         self.path = path
         self.files: list[str] = json.loads(self.metadata.get("files", "[]"))
+        self.notes: dict[str, Any] = json.loads(self.metadata.get("notes", "{}"))
         self.classes: list[str] = json.loads(self.metadata.get("classes", "[]"))
 
     def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
@@ -168,13 +194,17 @@ class Index:
         return Index, (self.path,)
 
     @classmethod
-    def open(cls, path: Path, stamp: str) -> Index | None:
-        """Return the index in a file; None where there is none of this format for a source so stamped."""
+    def open(cls, path: Path, layout: SourceLayout) -> Index | None:
+        """Return the index in a file; None where there is none of this format for a source as it is now."""
         try:
             index = cls(path)
-        except (OSError, ValueError, KeyError, TypeError):
+            stamped = index.metadata["stamp"]
+            fits = index.metadata["format"] == FORMAT and stamp_now(layout, stamped) == stamped
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
-        return index if (index.metadata.get("format"), index.metadata.get("stamp")) == (FORMAT, stamp) else None
+        return index if fits else None
 
     def column(self, split: str, name: str) -> np.ndarray:
         """Return a split's label, file, offset, size or end (of its name) of every image."""

@@ -78,6 +78,7 @@ def _facts(trainer: Trainer, model: ImageClassifier, data: DataModule, weights: 
         "arch": model.arch,
         "dataset": type(data).__name__,
         "fingerprint": {"data": data.content()["digest"], "weights": model.weights_digest},
+        "exif_orientation": data.upright,
         "world_size": trainer.world_size,
         "precision": trainer.precision,
         "versions": versions(),

@@ -61,6 +61,7 @@ class Summary(TypedDict, total=False):
     dataset: str
     classes: int
     protocol: str
+    exif_orientation: bool  # whether image files were turned upright; runs that lack it turned none
     val_source: str  # held-out, test
     val_part: str  # train, val, test: what validation images are from
     majority: dict[str, float]  # share of the most frequent class in train and val

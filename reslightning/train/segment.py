@@ -294,6 +294,7 @@ def check(data: DataModule, trainer: Trainer) -> None:
                 f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
                 "none to train; 1 is one batch, 1.0 all of them"
             )
+        data.check_training()
         data.check_evaluation("val", trainer.world_size)
 
 
@@ -308,6 +309,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "dataset": type(data).__name__,
         "classes": data.num_classes,
         "protocol": model.protocol(data),
+        "exif_orientation": data.upright,
         "val_source": data.val_source,
         "val_part": data.val_part,
         "majority": {split: data.majority(split) for split in ("train", "val")},
