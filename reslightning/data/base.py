@@ -119,6 +119,14 @@ class DataModule(LightningDataModule):
         """The part of the data that validation images are from; they may be its test images, too."""
         return "train" if self.val_split else "test"
 
+    def file(self, split: Split, index: int) -> str:
+        """Return the name of an image's file, within its source; empty where there are none."""
+        return ""
+
+    def holds_out(self, split: str) -> bool:
+        """Whether a split's images come from the training part."""
+        return split == "val" and bool(self.val_split)
+
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
         """Read or open the data once; later calls do nothing."""
@@ -215,7 +223,12 @@ class DataModule(LightningDataModule):
                 raise UserError(f"data.{option}={values.tolist()} is out of range; allowed: {allowed}, of 255")
 
     def check_training(self) -> None:
-        """Raise UserError where the training images are of one class: every network knows it without a look."""
+        """Raise UserError where they are fewer than a batch, or of one class: every network knows it without a look."""
+        images = self.n_samples("train")
+        if self.batch_size > images:
+            raise UserError(
+                f"data.batch_size={self.batch_size} exceeds the {images} training images; use at most {images}"
+            )
         found = self.labels("train").unique()
         if len(found) == 1:
             name = self.class_names[int(found)]
@@ -258,16 +271,11 @@ class DataModule(LightningDataModule):
         """Divide the official training images into held-out and kept ones, positions in ascending order.
 
         Raises:
-            UserError: nothing, or less than a batch, would be left to train on.
+            UserError: nothing would be left to train on.
         """
         if self.val_split >= images > 0:
             raise UserError(
                 f"data.val_split={self.val_split} leaves no training images: {type(self).__name__} has {images}"
-            )
-        if self.batch_size > images - self.val_split:
-            raise UserError(
-                f"data.batch_size={self.batch_size} exceeds the {images - self.val_split} training images; "
-                f"use at most {images - self.val_split}"
             )
         generator = torch.Generator().manual_seed(augmentations.permutation_seed(self.seed, -1))
         order = torch.randperm(images, generator=generator)

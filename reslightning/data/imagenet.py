@@ -186,6 +186,15 @@ class ImageFolder(DataModule):
         self.setup()
         return len(self._parts[split][1])
 
+    def file(self, split: Split, index: int) -> str:
+        """Return the path of an image within its source."""
+        return self._name(split, index)
+
+    def holds_out(self, split: str) -> bool:
+        """Whether a split's images come from the training part."""
+        self.setup()
+        return split != "train" and self._parts[split][0] == "train"  # type: ignore[index]
+
     def content(self) -> dict[str, Any]:
         """Return what the data is, by its source's digest: not what a resized or edited copy of it is."""
         if not self._content:

@@ -54,7 +54,13 @@ def write_index(path: Path, layout: SourceLayout) -> None:
     parts = found.parts
     if any(not label for label, _, _ in parts["val"]):
         parts["val"] = _labelled(parts["val"], layout)
-    if any(not label for label, _, _ in parts["test"]):
+    bare = [member.path for label, _, member in parts["test"] if not label]
+    if bare and len(bare) < len(parts["test"]):
+        raise UserError(
+            f"test of {layout.root} has images in class folders, and others in none: {some(bare)}\nMove them into "
+            "their classes, or away."
+        )
+    if bare:
         parts["test"] = []  # ImageNet's test images have no public labels
     classes = _check(found, layout)
     numbers = {label: number for number, label in enumerate(classes)}

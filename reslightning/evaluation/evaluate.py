@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,14 @@ from lightning.pytorch import Trainer
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs
 from reslightning.errors import UserError
+from reslightning.evaluation.checks import check_held_out, check_range, check_use
 from reslightning.files import write_atomically
 from reslightning.models.published import published
 from reslightning.models.weights import read_checkpoint
 from reslightning.run.directory import Run
 from reslightning.run.identity import differences
 from reslightning.run.provenance import mixed_code, versions
+from reslightning.run.record import weights_file
 from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import majority_error
@@ -47,34 +50,65 @@ def evaluate(
         trained: the configuration that the weights were trained with, if known.
     """
     prepare(data)
+    file = Path(weights_file(weights))
+    content = read_checkpoint(file) if file.is_file() else {}
+    check_use(content, weights, model, data)
+    if run and trained:
+        check_held_out(data, split, trained)
     call = trainer.validate if split == "val" else trainer.test
     call(model, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return
     metrics = {name: value for name, value in model.metrics.items() if name.startswith(f"{split}/")}
+    check_range(metrics)
     _say(model, data, split, metrics, weights)
+    if content and "hyper_parameters" not in content:
+        classes = ", ".join(list(data.class_names)[:3])
+        print(f"  the file says nothing of its network: taken for {model.arch}, classes in the order {classes}, ...")
     if run is None:
         return
+    lines = _differences(run, data, trained, config)
+    for line in lines:
+        print(f"  differs from the run: {line}")
     if mixed := mixed_code(run.summary):
         print(f"  {mixed}")
     record = {
         "format": 1,
         "split": split,
-        **_facts(trainer, model, data, weights),
+        **_facts(trainer, model, data, content, weights),
+        "images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)},
         "metrics": metrics,
-        "differences": [line.strip() for line in differences(trained, config)] if trained else [],
+        "differences": lines,
         "mixed_code": mixed,
     }
-    path = run.evaluations / f"{split}-{model.protocol(data)}.json"
+    path = run.evaluations / _name(split, model.protocol(data), record["images"], lines)
     write_result(path, json.dumps(record, indent=2) + "\n")
     print(f"  written to {path}")
 
 
-def _facts(trainer: Trainer, model: ImageClassifier, data: DataModule, weights: str) -> dict[str, Any]:
+def _differences(run: Run, data: DataModule, trained: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
+    """Return a line for everything in which an evaluation is not on what its run was."""
+    lines = [line.strip() for line in differences(trained, config)] if trained else []
+    there = run.summary.get("fingerprint", {}).get("data")
+    if there and there["digest"] != data.content()["digest"]:
+        lines.append(f"data: other content, {there['digest']} there, {data.content()['digest']} given")
+    return lines
+
+
+def _name(split: str, protocol: str, images: Mapping[str, float], lines: Sequence[str]) -> str:
+    """Return an evaluation's file name: what is partial or differs from its run never takes the whole one's place."""
+    partial = [f"{images['evaluated']:.0f}-of-{images['of']}"] if images["evaluated"] != images["of"] else []
+    differs = [f"other-{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:6]}"] if lines else []
+    return "-".join([split, protocol, *partial, *differs]) + ".json"
+
+
+def _facts(
+    trainer: Trainer, model: ImageClassifier, data: DataModule, content: Mapping[str, Any], weights: str
+) -> dict[str, Any]:
     return {
         "protocol": model.protocol(data),
         "checkpoint": weights,
-        **_reached(weights),
+        **_reached(content),
         "arch": model.arch,
         "dataset": type(data).__name__,
         "fingerprint": {"data": data.content()["digest"], "weights": model.weights_digest},
@@ -87,7 +121,9 @@ def _facts(trainer: Trainer, model: ImageClassifier, data: DataModule, weights: 
 
 def _say(model: ImageClassifier, data: DataModule, split: str, metrics: Mapping[str, float], weights: str) -> None:
     images, protocol = metrics[f"{split}/n_samples"], model.protocol(data)
-    print(f"{type(data).__name__} {split}, {images:,} images, {protocol}; weights: {weights}")
+    part = "" if images == (whole := data.n_samples(split)) else f" of {whole:,}"  # type: ignore[arg-type]
+    source = ", held out of its training part" if data.holds_out(split) else ""
+    print(f"{type(data).__name__} {split}, {images:,}{part} images{source}, {protocol}; weights: {weights}")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
             print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")
@@ -96,11 +132,10 @@ def _say(model: ImageClassifier, data: DataModule, split: str, metrics: Mapping[
     print(f"  loss {metrics[f'{split}/loss']:.4f}")
 
 
-def _reached(weights: str) -> dict[str, int | None]:
-    content = read_checkpoint(Path(weights)) if Path(weights).is_file() else {}
+def _reached(content: Mapping[str, Any]) -> dict[str, int | None]:
     if "loops" not in content:
         return {"epoch": None, "global_step": None}
-    return {"epoch": finished_epochs(content), "global_step": content["global_step"]}
+    return {"epoch": finished_epochs(dict(content)), "global_step": content["global_step"]}
 
 
 def _beside(model: ImageClassifier, data: DataModule, top: str) -> str:

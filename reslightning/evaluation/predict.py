@@ -42,7 +42,7 @@ class PredictionWriter(BasePredictionWriter):
             names = map(printable, trainer.datamodule.class_names)  # type: ignore[attr-defined]
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["index", "label", "prediction", *names])
-            writer.writerows(sorted(rows))
+            writer.writerow(["index", "label", "prediction", *names, "file"])
+            writer.writerows((*row, trainer.datamodule.file("test", row[0])) for row in sorted(rows))  # type: ignore[attr-defined]
             write_result(self.path, text.getvalue())
             print(f"{len(rows):,} predictions written to {self.path}")

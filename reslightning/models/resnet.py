@@ -57,7 +57,7 @@ def build_model(
         zero_init_residual=zero_init_residual,
     )
     if weights is not None:
-        load_weights(model, weights, arch)
+        load_weights(model, weights, arch, shortcut=shortcut, version=version)
     return model
 
 

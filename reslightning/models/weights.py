@@ -13,26 +13,39 @@ import torch
 from torch import Tensor, nn
 
 from reslightning.errors import UserError, near_misses
+from reslightning.models.architectures import resolve_options
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 HEAD = ("fc.weight", "fc.bias")
 SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 
 
-def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = False) -> str:
+def load_weights(
+    model: nn.Module,
+    source: str,
+    arch: str,
+    *,
+    shortcut: str | None = None,
+    version: str | None = None,
+    new_head: bool = False,
+) -> str:
     """Load weights into ``model``, all of them or none, and return a digest of the tensors.
 
     Args:
         model: the network to fill.
         source: ``torchvision:NAME``, a checkpoint or a state dict file.
         arch: the network's name, which ``torchvision:NAME`` is looked up for.
+        shortcut: the network's; None is its own default.
+        version: the same.
         new_head: leave the final layer as it is.
 
     Raises:
-        UserError: the source cannot be read, or does not fit; every missing, unexpected and
-            misshapen name is in the message.
+        UserError: the source cannot be read, says that it is of another network, or does not fit; every
+            missing, unexpected and misshapen name is in the message.
     """
-    state = clean_state_dict(read_state_dict(source, arch))
+    content = read_state_dict(source, arch)
+    check_network(content, source, arch, shortcut, version)
+    state = clean_state_dict(content)
     found = _digest(state)
     expected = model.state_dict()
     # Files from before batch normalisation counted its batches lack the counters; nothing reads them.
@@ -44,6 +57,30 @@ def load_weights(model: nn.Module, source: str, arch: str, *, new_head: bool = F
     check_fit(expected, state, source, arch)
     model.load_state_dict(state)
     return found
+
+
+def check_network(
+    content: Mapping[str, Any], source: str, arch: str, shortcut: str | None, version: str | None
+) -> None:
+    """Raise UserError where a checkpoint says that it is of another network: shapes may be alike."""
+    said = content.get("hyper_parameters")
+    if not isinstance(said, Mapping) or not {"arch", "shortcut", "version"} <= said.keys():
+        return
+    there = _network(said["arch"], said["shortcut"], said["version"])
+    here = _network(arch, shortcut, version)
+    if there[1:] != here[1:]:
+        raise UserError(
+            f"the weights in {source} are of {there[0]}, and were asked to be those of {here[0]}\nGive --model.arch "
+            f"{said['arch']}, and --model.shortcut and --model.version as they were."
+        )
+
+
+def _network(arch: str, shortcut: str | None, version: str | None) -> tuple[Any, ...]:
+    """Return a network in words, and what it consists of: the basic block has no v1.5."""
+    architecture, kind, order = resolve_options(arch, shortcut, version)
+    order = "v1" if (architecture.block, order) == ("basic", "v1.5") else order
+    layers = architecture.block, architecture.depths, architecture.widths, architecture.stem
+    return f"{arch}, shortcut {kind or 'none'}, {order}", layers, kind, order
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

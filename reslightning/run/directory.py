@@ -18,7 +18,7 @@ from reslightning.files import finite, write_atomically
 from reslightning.run import layout
 from reslightning.run.lock import Lock
 from reslightning.run.provenance import code_hash, code_version
-from reslightning.run.record import read_summary
+from reslightning.run.record import kept_summary
 from reslightning.run.summary import FORMAT, SegmentFacts, Summary
 
 
@@ -33,7 +33,7 @@ class Run:
         self.best = self.checkpoints / layout.BEST
         self.metrics = directory / layout.METRICS
         self.evaluations = directory / layout.EVALUATIONS
-        self.summary: Summary = read_summary(directory) or {}
+        self.summary, _ = kept_summary(directory)
         self._mistake = directory / layout.MISTAKE
         self._lock = Lock(directory / layout.LOCK)
         self._started = time.monotonic()
@@ -55,7 +55,9 @@ class Run:
         for killed in [*self.directory.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
             killed.unlink(missing_ok=True)  # half-written by a process that was killed
         self.told()  # what a killed segment left
-        self.summary = read_summary(self.directory) or {}
+        self.summary, cut = kept_summary(self.directory)
+        if cut:
+            print(cut)
         self._seconds_before = self.summary.get("seconds") or 0.0
 
     def check_space(self, checkpoint: int) -> None:

@@ -6,19 +6,19 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
 from reslightning.run import layout
 from reslightning.run.lock import DEAD_AFTER
 from reslightning.run.provenance import mixed_code
-from reslightning.run.summary import Summary, believe, is_number
+from reslightning.run.summary import FORMAT, Summary, believe, is_number
 
 LOST_AFTER = 600.0  # seconds without a sign of life after which a running run without a lock is lost
 
@@ -26,7 +26,27 @@ LOST_AFTER = 600.0  # seconds without a sign of life after which a running run w
 def read_summary(directory: Path) -> Summary | None:
     """Return a run directory's summary.json; None where there is no whole one."""
     summary, whole = read_json(directory / layout.SUMMARY)
+    check_format(directory, summary)
     return cast(Summary, summary) if whole else None
+
+
+def kept_summary(directory: Path) -> tuple[Summary, str | None]:
+    """Return what can be believed of summary.json, also of one that is cut, and a line that says so of that."""
+    facts, whole = read_json(directory / layout.SUMMARY)
+    check_format(directory, facts)
+    summary, _ = believe(facts)
+    if whole or not (directory / layout.SUMMARY).exists():
+        return summary, None
+    return summary, f"{directory}: summary.json is cut, what it still says is kept: {', '.join(summary) or 'nothing'}"
+
+
+def check_format(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Raise UserError for a run of a format that this version does not know: it would be read wrongly, or rewritten."""
+    if facts.get("format", FORMAT) != FORMAT:
+        raise UserError(
+            f"{directory} is a run of format {facts['format']}, and this version of reslightning knows {FORMAT}\nUse "
+            "the version that made it."
+        )
 
 
 @dataclass
@@ -66,6 +86,7 @@ class RunRecord:
             UserError: it holds no run of this package's.
         """
         facts, whole = read_json(directory / layout.SUMMARY)
+        check_format(directory, facts)
         summary = cast(Summary, facts)
         rows, rows_whole = read_rows(directory / layout.METRICS)
         if not summary and not rows:

@@ -85,9 +85,7 @@ class ImageClassifier(LightningModule):
         self.model = build_model(
             arch, num_classes=num_classes, shortcut=shortcut, version=version, zero_init_residual=zero_init_residual
         )
-        self.weights_digest: str | None = None  # of what training starts from
-        if weights is not None:
-            self.weights_digest = load_weights(self.model, weights_file(weights), arch, new_head=bool(new_head))
+        self.weights_digest = self._load(weights, bool(new_head))  # of what training starts from
         self._frozen = self._freeze(frozen_stages or 0)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -102,6 +100,12 @@ class ImageClassifier(LightningModule):
         # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
         self.samples: Tensor | None = None
         self._samples: list[Tensor] = []
+
+    def _load(self, weights: str | None, new_head: bool) -> str | None:
+        if weights is None:
+            return None
+        options = {name: self.hparams[name] for name in ("shortcut", "version")}
+        return load_weights(self.model, weights_file(weights), self.arch, new_head=new_head, **options)
 
     def _freeze(self, stages: int) -> list[nn.Module]:
         names: list[str] = self.model.stages  # type: ignore[assignment]
@@ -231,10 +235,11 @@ class ImageClassifier(LightningModule):
         checkpoint["train_sums"] = gathered.reshape(-1, STEPS + 1).cpu()
         checkpoint["samples_trained"], checkpoint["stepped"] = self._samples_before, self._stepped
         checkpoint["last_validation"] = self.samples
-        checkpoint["class_names"] = list(self._data().class_names)
+        data = self._data()
+        checkpoint["class_names"] = list(data.class_names)
+        checkpoint["normalisation"] = {"mean": data.mean.tolist(), "std": data.std.tolist()}
         if self.trainer.is_global_zero:
-            digests = {"data": self._data().content()["digest"], "weights": self.weights_digest}
-            checkpoint["fingerprint"] = digests
+            checkpoint["fingerprint"] = {"data": data.content()["digest"], "weights": self.weights_digest}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's sums back; at another world size the first takes them all."""

@@ -285,16 +285,16 @@ def check(data: DataModule, trainer: Trainer) -> None:
     data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
     prepare(data)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        if not data.steps_per_epoch:
+        if not data.n_samples("train"):
             raise UserError(
                 f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
             )
+        data.check_training()
         if not batches_per_epoch(trainer, data.steps_per_epoch * trainer.accumulate_grad_batches):
             raise UserError(
                 f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
                 "none to train; 1 is one batch, 1.0 all of them"
             )
-        data.check_training()
         data.check_evaluation("val", trainer.world_size)
 
 

@@ -1,0 +1,162 @@
+"""A part that is silently another, and facts that were written: an evaluation is what it seems, or is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from reslightning.models.resnet import build_model
+from tests import images
+from tests.conftest import checkpoint
+from tests.images import jpeg
+
+LINE = "--model.arch resnet8 --wandb.mode disabled --trainer.max_epochs 1 --trainer.limit_train_batches 1"
+FILES = "--data ImageFolder --data.batch_size 8 --data.num_workers 0 --data.train_size 32 --data.eval_resize 32 "
+FILES += "--data.eval_size 32"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with 300 held-out digits, made when first asked for."""
+    made: list[Path] = []
+
+    def make(cli) -> Path:
+        if not made:
+            run = tmp_path_factory.mktemp("trained") / "run"
+            assert cli(f"fit {LINE} --data.val_split 300 --run_dir {run}").status == 0
+            made.append(run)
+        return made[0]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "given", ["--data.val_split 301", "--data.val_split 200 --seed_everything 1", "--data.val_split 1000"]
+)
+def test_images_that_the_run_trained_on_are_refused(cli, trained, given):
+    refused = cli(f"validate --run_dir {trained(cli)} {given}")
+    assert refused.status == 2
+    assert "would evaluate images that the run trained on: it had data.val_split=300 with seed 0" in refused.err
+
+
+def test_fewer_held_out_images_are_none_that_it_trained_on(cli, trained):
+    done = cli(f"validate --run_dir {trained(cli)} --data.val_split 200")
+    assert done.status == 0, done.err
+    assert "Digits val, 200 images, held out of its training part" in done.out
+    assert "differs from the run: data.val_split: 300 there, 200 given" in done.out
+
+
+def test_nothing_takes_the_whole_evaluations_place(cli, trained):
+    run = trained(cli)
+    assert cli(f"test --run_dir {run}").status == 0
+    whole = (run / "evaluations" / "test-center.json").read_bytes()
+    for given, words in (
+        ("--trainer.limit_test_batches 2", "256 of 359 images"),
+        ("--trainer.precision bf16-true", "trainer.precision"),
+        ("--model.test_flip true", "model.test_flip"),
+        ("--trainer.fast_dev_run true", "of 359 images"),
+    ):
+        done = cli(f"test --run_dir {run} {given} --data.batch_size 64")
+        assert done.status == 0, done.err
+        assert words in done.out
+    assert (run / "evaluations" / "test-center.json").read_bytes() == whole
+    records = [json.loads(path.read_text()) for path in (run / "evaluations").glob("test-*.json")]
+    assert len(records) == 5
+    assert {record["images"]["of"] for record in records} == {359}
+
+
+def test_evaluation_asks_nothing_of_the_training_part(cli, trained):
+    run = trained(cli)
+    assert cli(f"test --run_dir {run} --data.batch_size 5000").status == 0
+    refused = cli(f"fit {LINE} --data.batch_size 5000")
+    assert refused.status == 2
+    assert "data.batch_size=5000 exceeds the 1438 training images" in refused.err
+
+
+@pytest.mark.parametrize(
+    "network", ["--model.arch plain8", "--model.version v1.5", "--model.shortcut B", "--model.version v2"]
+)
+def test_a_checkpoint_is_of_its_own_network(cli, trained, network):
+    last = trained(cli) / "checkpoints" / "last.ckpt"
+    result = cli(f"test --model.arch resnet8 {network} --model.weights {last}")
+    if network.endswith("v1.5"):  # the basic block has no such choice
+        assert result.status == 0, result.err
+        return
+    assert result.status == 2
+    assert "are of resnet8, shortcut A, v1, and were asked to be those of" in result.err
+
+
+def test_a_checkpoint_is_of_its_own_classes_and_normalisation(cli, trained, tmp_path):
+    last = trained(cli) / "checkpoints" / "last.ckpt"
+    assert checkpoint(trained(cli))["normalisation"]["std"] == pytest.approx([0.325] * 3)
+    refused = cli(f"test --model.arch resnet8 --model.weights {last} --data.std [0.3,0.3,0.3]")
+    assert refused.status == 2
+    assert "was trained with mean [0.305, 0.305, 0.305] and std [0.325, 0.325, 0.325]" in refused.err
+    letters = images.tree(tmp_path / "letters", classes=[f"letter_{k}" for k in range(10)], train=1, val=1)
+    refused = cli(f"validate {FILES} --data.root {letters} --model.arch resnet8 --model.weights {last}")
+    assert refused.status == 2
+    assert "not the same in the same order: '0' there, 'letter_0' here" in refused.err
+
+
+def test_of_a_bare_state_dict_the_assumption_is_said(cli, tmp_path):
+    torch.save(build_model("resnet8").state_dict(), tmp_path / "w.pt")
+    done = cli(f"test --model.arch resnet8 --model.weights {tmp_path}/w.pt")
+    assert "the file says nothing of its network: taken for resnet8" in done.out
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_an_error(cli, tmp_path, fill):
+    state = build_model("resnet8").state_dict()
+    state["fc.bias"].fill_(fill)
+    torch.save(state, tmp_path / "w.pt")
+    failed = cli(f"test --model.arch resnet8 --model.weights {tmp_path}/w.pt")
+    assert failed.status == 1
+    assert "the network's answers are no numbers" in failed.err
+
+
+def test_a_stray_picture_in_test_is_named(cli, tmp_path):
+    root = images.tree(tmp_path / "data", classes=("cat", "dog"))
+    for name in ("cat", "dog"):
+        (root / "test" / name).mkdir(parents=True)
+        (root / "test" / name / "1.JPEG").write_bytes(jpeg(hash(name) % 1000 + 2000))
+    (root / "test" / "stray.JPEG").write_bytes(jpeg(5000))
+    refused = cli(f"fit {LINE} {FILES} --data.root {root}")
+    assert refused.status == 2
+    assert "images in class folders, and others in none: test/stray.JPEG" in refused.err
+
+
+def test_predictions_name_their_files(cli, tmp_path):
+    root = images.tree(tmp_path / "data", classes=("cat", "dog"))
+    assert cli(f"fit {LINE} {FILES} --data.root {root} --run_dir run").status == 0
+    assert cli("predict --run_dir run").status == 0
+    head, first, *_ = Path("run/evaluations/test-predictions.csv").read_text().splitlines()
+    assert head == "index,label,prediction,cat,dog,file"
+    assert first.endswith(",val/cat/ILSVRC2012_val_00000001.JPEG")
+
+
+@pytest.mark.parametrize("command", ["fit --run_dir run", "test --run_dir run", "compare run"])
+def test_a_format_to_come_is_refused_and_left(cli, finished, command):
+    run = finished(cli)
+    Path("run").mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (Path("run") / name).write_bytes((run / name).read_bytes())
+    facts = json.loads((run / "summary.json").read_text()) | {"format": 2}
+    Path("run/summary.json").write_text(json.dumps(facts))
+    refused = cli(command)
+    assert refused.status == 2
+    assert "is a run of format 2, and this version of reslightning knows 1" in refused.err
+    assert json.loads(Path("run/summary.json").read_text()) == facts
+
+
+def test_a_cut_summary_is_said_and_its_run_goes_on(cli, tmp_path):
+    line = f"fit {LINE} --trainer.max_epochs 2 --run_dir run --trainer.callbacks+=tests.observers.Strike "
+    line += f"--trainer.callbacks.mark {tmp_path}/mark --trainer.callbacks.step 1"
+    assert cli(line).status == 75
+    file = Path("run/summary.json")
+    before = json.loads(file.read_text())
+    file.write_text(file.read_text()[:400])
+    done = cli(line)
+    assert done.status == 0, done.err
+    assert "summary.json is cut, what it still says is kept: format, run_id" in done.out
+    assert json.loads(file.read_text())["run_id"] == before["run_id"]
