@@ -94,6 +94,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"no such folder or tar: {args.source.absolute()}")
     resize = Resize(args.max_side, args.short_side, args.quality)
     source = Source(args.source, args.index_dir)
+    print("".join(f"{line}\n" for line in source.notes()), end="")
     shards = _shards(source)
     made_of = {"format": 1, "source": json.loads(source.index.metadata["stamp"]), **asdict(resize)}
     done = _begin(args.dest, made_of)

@@ -156,6 +156,11 @@ class ImageFolder(DataModule):
             return
         self.check_options()
         self.stage()
+        if set(self.images.classes) <= {*SPLITS, "valid", "validation"}:  # a folder level too many
+            raise UserError(
+                f"the classes of {self.root} are {some(self.images.classes)}, which look like its parts\nGive "
+                f"{self.root}/train as --data.root, or other names to the classes."
+            )
         counts = {split: len(self.images.labels(split)) for split in SPLITS}
         everything = {split: (split, torch.arange(count)) for split, count in counts.items()}
         parts: dict[Split, tuple[str, Tensor]] = dict(everything)
@@ -226,15 +231,6 @@ class ImageFolder(DataModule):
     def _name(self, split: str, position: int) -> str:
         source, positions = self._parts[split]  # type: ignore[index]
         return self.images.index.name(source, int(positions[position]))
-
-    def check_training(self) -> None:
-        """Raise UserError where folders are taken for classes that are none: a level too many leaves one, or parts."""
-        if set(self.images.classes) <= {*SPLITS, "valid", "validation"}:
-            raise UserError(
-                f"the classes of {self.root} are {some(self.images.classes)}, which look like its parts\nGive "
-                f"{self.root}/train as --data.root, or other names to the classes."
-            )
-        super().check_training()
 
     def one_class(self) -> str:
         """Return the level of folders that looks like the classes', where there is one below the only class."""

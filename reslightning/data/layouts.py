@@ -59,11 +59,8 @@ def find_layout(root: Path) -> SourceLayout:
             return SourceLayout("tree", folder, splits, label_file(root) or label_file(folder))
     if tars := tuple(sorted(path for path in root.glob("*.tar") if path.is_file())):
         return SourceLayout("tars", root, tars, label_file(root))
-    near = [
-        root.absolute().parent,
-        *sorted(path for path in (root.iterdir() if root.is_dir() else []) if path.is_dir()),
-    ]
-    right = next((f"{place} has a {SPLITS[0]}/: is it meant?\n" for place in near if (place / SPLITS[0]).is_dir()), "")
+    near = [root.absolute().parent, *(sorted(root.iterdir()) if root.is_dir() else [])]
+    right = next((f"{place} has a train/: is it meant?\n" for place in near if (place / "train").is_dir()), "")
     raise UserError(
         f"no images under {root.absolute()}\n{right}looked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
         f"{TRAIN_TAR} with {VAL_TAR}, or tars of SPLIT/CLASS/FILE\nGive their place as --data.root."
@@ -148,7 +145,7 @@ def members(layout: SourceLayout) -> Iterator[Member]:
 
 def _tree(root: Path, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Member]:
     """Yield a folder's files and folders; ``above`` are the device and number of those that lead to it."""
-    place = folder
+    place, prefix = str(folder), os.path.relpath(folder, root)
     try:
         found = folder.stat()
         here = (found.st_dev, found.st_ino)
@@ -158,17 +155,18 @@ def _tree(root: Path, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> 
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                place = Path(entry.path)
-                path, kind = os.path.relpath(place, root), entry.stat()  # of what a link points to
+                place, path = entry.path, f"{prefix}/{entry.name}"
+                kind = entry.stat()  # of what a link points to
                 if stat.S_ISDIR(kind.st_mode):
                     yield Member(path, 0, kind.st_mtime_ns, FOLDER)
-                    yield from _tree(root, place, (*above, here))
+                    yield from _tree(root, Path(place), (*above, here))
                 elif stat.S_ISREG(kind.st_mode) and _is_image(entry.name):
                     yield Member(path, 0, 0, kind.st_size)
                 else:
                     yield Member(path, 0, 0, OTHER)
     except OSError as error:
-        why = "a link to nothing" if place.is_symlink() and error.errno == errno.ENOENT else error.strerror
+        dangling = error.errno == errno.ENOENT and Path(place).is_symlink()
+        why = "a link to nothing" if dangling else error.strerror
         raise UserError(f"cannot read {place}: {why}\nMake it readable, or remove it.") from error
 
 

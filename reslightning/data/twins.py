@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -159,7 +158,7 @@ class _Files:
     """Reads the beginnings of a source's images; its tars are opened once."""
 
     def __init__(self, layout: SourceLayout) -> None:
-        self.layout = layout
+        self.layout, self.root = layout, str(layout.root)
         self.handles: list[int] = []
 
     def __enter__(self) -> _Files:
@@ -175,12 +174,12 @@ class _Files:
         try:
             if self.handles:
                 return os.pread(self.handles[image.file], min(count, image.size), image.offset)
-            handle = os.open(Path(self.layout.root, image.path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            handle = os.open(f"{self.root}/{image.path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 return os.pread(handle, count, 0)
             finally:
                 os.close(handle)
         except OSError as error:
             raise UserError(
-                f"cannot read {self.layout.root}/{image.path}: {error.strerror}\nMake it readable, or remove it."
+                f"cannot read {self.root}/{image.path}: {error.strerror}\nMake it readable, or remove it."
             ) from error
