@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ class Unread:
     """A stream whose reader, `head` or a terminal, may go away: what is done goes on without it."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115, PTH123  # it may have been closed from the start
+        self._stream = io.StringIO() if stream is None else stream  # closed from the start
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -131,6 +131,7 @@ def test_killed_in_three_ways(reference, sbatch, tmp_path):
             os.kill(pid, signal.SIGKILL)
         (marks / f"{moment}.go").touch()  # lets a survivor find out
         wait_for(lambda n=number: job.show("Restarts") == str(n), 90, f"restart {number}")
+        assert summary(run)["status"] != "failed"  # it waits in the queue
     assert job.wait() == "COMPLETED", job.output()
     assert_same_result(run, reference)
     found = summary(run)
