@@ -53,6 +53,10 @@ class ImageClassifier(LightningModule):
         channels_last: keep images and weights in channels-last memory order, faster with bf16.
     """
 
+    # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
+    goes_on_from: int | None = None
+    _samples_before = 0  # trained in the epochs before
+
     def __init__(
         self,
         arch: str = "resnet20",
@@ -91,9 +95,6 @@ class ImageClassifier(LightningModule):
             self.model.to(memory_format=torch.channels_last)
         # The epoch's metrics by name, in full precision, for whoever writes them down.
         self.metrics: dict[str, float] = {}
-        # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
-        self.goes_on_from: int | None = None
-        self._samples_before = 0  # trained in the epochs before
         self._stepped: dict[str, float] = {}  # the optimizer's values at its last step
         self._train_sums = _zeros(torch.device("cpu"))
         self._eval_sums = _zeros(torch.device("cpu"))

@@ -65,7 +65,7 @@ def test_every_augmentation_resumes_to_the_same_bits(cli, tmp_path):
 
 
 def test_the_rate_of_large_batches_is_said_and_used(cli, tmp_path):
-    small = SMALL.replace("--model.schedule.warmup 1", "--model.schedule.name constant")
+    small = SMALL.replace("warmup 1", "warmup 0 --model.schedule.name constant")
     line = f"fit {small} --model.optim.lr 0.05 --model.optim.lr_batch 64 --trainer.max_epochs 1"
     result = cli(f"{line} --run_dir {tmp_path}/run")
     assert "rate 0.2 = 0.05 x 256 / 64" in result.out

@@ -10,7 +10,7 @@ from tests.conftest import SMALL, assert_same_bits, assert_same_result, checkpoi
 from tests.train.test_preemption import STRIKE
 
 # Three steps of 64 digits an epoch, at a rate that stays.
-TINY = SMALL.replace("--model.schedule.warmup 1", "--model.schedule.name constant").replace("256", "64")
+TINY = SMALL.replace("warmup 1", "warmup 0 --model.schedule.name constant").replace("256", "64")
 TINY += " --trainer.limit_train_batches 3 --model.optim.lr 0.1"
 GROUPS = "--model.optim.decay_norm_and_bias false"
 
