@@ -67,21 +67,18 @@ def evaluate(
         print(f"  the file says nothing of its network: taken for {model.arch}, classes in the order {classes}, ...")
     if run is None:
         return
-    lines = _differences(run, data, trained, config)
+    facts = _facts(trainer, model, data, content, weights)
+    facts |= {"images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)}, "metrics": metrics}
+    _record(run, split, facts, _differences(run, data, trained, config))
+
+
+def _record(run: Run, split: str, facts: Mapping[str, Any], lines: Sequence[str]) -> None:
     for line in lines:
         print(f"  differs from the run: {line}")
     if mixed := mixed_code(run.summary):
         print(f"  {mixed}")
-    record = {
-        "format": 1,
-        "split": split,
-        **_facts(trainer, model, data, content, weights),
-        "images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)},
-        "metrics": metrics,
-        "differences": lines,
-        "mixed_code": mixed,
-    }
-    path = run.evaluations / _name(split, model.protocol(data), record["images"], lines)
+    record = {"format": 1, "split": split, **facts, "differences": lines, "mixed_code": mixed}
+    path = run.evaluations / _name(split, facts["protocol"], facts["images"], lines)
     write_result(path, json.dumps(record, indent=2) + "\n")
     print(f"  written to {path}")
 

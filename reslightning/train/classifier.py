@@ -57,6 +57,9 @@ class ImageClassifier(LightningModule):
     goes_on_from: int | None = None
     _samples_before = 0  # trained in the epochs before
 
+    # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
+    samples: Tensor | None = None
+
     def __init__(
         self,
         arch: str = "resnet20",
@@ -98,8 +101,6 @@ class ImageClassifier(LightningModule):
         self._stepped: dict[str, float] = {}  # the optimizer's values at its last step
         self._train_sums = _zeros(torch.device("cpu"))
         self._eval_sums = _zeros(torch.device("cpu"))
-        # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
-        self.samples: Tensor | None = None
         self._samples: list[Tensor] = []
 
     def _load(self, weights: str | None, new_head: bool) -> str | None:

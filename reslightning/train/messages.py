@@ -45,7 +45,6 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     seeded = f"held out by seed {data.seed}" if data.val_part == "train" else None
     batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
     left_out = train - batches * micro * trainer.world_size
-    ema_decay = model.hparams["ema_decay"]
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
     lines = [
         f"  network    {model.arch}, shortcut {shortcut or 'none'}, {version}: {parameters:,} parameters, "
@@ -56,7 +55,8 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"{math.ceil(batches / accumulated)} steps an epoch"
         + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
-        f"{trainer.max_epochs} epochs" + (f", weights averaged ({ema_decay})" if ema_decay else ""),
+        f"{trainer.max_epochs} epochs"
+        + (f", weights averaged ({decay})" if (decay := model.hparams["ema_decay"]) else ""),
         f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
         f"precision {trainer.precision}",
         f"  W&B        {wandb_mode}",
