@@ -36,7 +36,7 @@ class Result:
 def _alone(tmp_path, monkeypatch):
     """Each test has an empty working folder and none of the caller's settings."""
     monkeypatch.chdir(tmp_path)
-    for name in ("RESLIGHTNING_RUN_DIR", "RESLIGHTNING_DATA", "WANDB_API_KEY", "WANDB_MODE", "LOCAL_RANK"):
+    for name in ("RESLIGHTNING_RUN_DIR", "RESLIGHTNING_DATA", "WANDB_API_KEY", "WANDB_MODE", "LOCAL_RANK", "NODE_RANK"):
         # Set first, so that what the command itself sets is undone behind the test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -24,6 +24,7 @@ from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.data.twins import shared
 from reslightning.errors import UserError
+from reslightning.files import printable
 from reslightning.ranges import Range
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
@@ -193,7 +194,7 @@ class ImageFolder(DataModule):
 
     def file(self, split: Split, index: int) -> str:
         """Return the path of an image within its source."""
-        return self._name(split, index)
+        return printable(self._name(split, index))
 
     def holds_out(self, split: str) -> bool:
         """Whether a split's images come from the training part."""
@@ -205,10 +206,10 @@ class ImageFolder(DataModule):
         if not self._content:
             source = self.images
             counts = {split: len(source.labels(split)) for split in SPLITS}
-            first = {split: source.index.name(split, 0) for split, count in counts.items() if count}
+            first = {split: printable(source.index.name(split, 0)) for split, count in counts.items() if count}
             self._content = {
                 "digest": source.digest(),
-                "classes": source.classes,
+                "classes": [printable(name) for name in source.classes],
                 "counts": counts,
                 "first": first,
             }

@@ -44,7 +44,6 @@ def load_weights(
             missing, unexpected and misshapen name is in the message.
     """
     content = read_state_dict(source, arch)
-    check_network(content, source, arch, shortcut, version)
     state = clean_state_dict(content)
     found = _digest(state)
     expected = model.state_dict()
@@ -55,6 +54,7 @@ def load_weights(
     if new_head:
         state = {name: expected[name] if name in HEAD else value for name, value in state.items()}
     check_fit(expected, state, source, arch)
+    check_network(content, source, arch, shortcut, version)
     model.load_state_dict(state)
     return found
 

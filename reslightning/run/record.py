@@ -42,9 +42,9 @@ def kept_summary(directory: Path) -> tuple[Summary, str | None]:
 
 def check_format(directory: Path, facts: Mapping[str, Any]) -> None:
     """Raise UserError for a run of a format that this version does not know: it would be read wrongly, or rewritten."""
-    if facts.get("format", FORMAT) != FORMAT:
+    if is_number(form := facts.get("format")) and form != FORMAT:
         raise UserError(
-            f"{directory} is a run of format {facts['format']}, and this version of reslightning knows {FORMAT}\nUse "
+            f"{directory} is a run of format {form}, and this version of reslightning knows {FORMAT}\nUse "
             "the version that made it."
         )
 

@@ -102,7 +102,7 @@ MISTAKES = [
     ("--trainer.max_epochs null", "1 or more"),
     ("--trainer.max_epochs 0", "1 or more"),
     ("--trainer.max_epochs 1:30", "YAML would read it as 90"),
-    ("--trainer.min_epochs 9", "more than trainer.max_epochs=7"),
+    ("--trainer.min_epochs 99", "more than trainer.max_epochs=12"),
     ("--trainer.check_val_every_n_epoch 0", "1 or more"),
     ("--trainer.check_val_every_n_epoch null", "1 or more"),
     ("--trainer.val_check_interval 1", "not supported"),

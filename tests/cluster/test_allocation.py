@@ -131,11 +131,11 @@ def test_a_run_directory_that_lies_about_is_noticed(tmp_path, monkeypatch):
     for value in ("elsewhere", f"1:{tmp_path}/elsewhere"):
         monkeypatch.setenv("RESLIGHTNING_RUN_DIR", value)
         with pytest.raises(UserError, match="unset RESLIGHTNING_RUN_DIR"):
-            find_run({"data": {"class_path": "Digits"}}, "run", [], fresh=False)
+            find_run({"data": {"class_path": "Digits"}}, "run", [], None, fresh=False)
     monkeypatch.setenv("RESLIGHTNING_RUN_DIR", f"{os.getppid()}:{tmp_path}/elsewhere")
     monkeypatch.setenv("LOCAL_RANK", "1")
     config = {"data": {"class_path": "Digits"}, "model": {"arch": "resnet8"}, "seed_everything": 0}
-    assert find_run(config, "run", [], fresh=False).directory == tmp_path / "elsewhere"
+    assert find_run(config, "run", [], None, fresh=False).directory == tmp_path / "elsewhere"
     monkeypatch.delenv("LOCAL_RANK")
-    assert find_run(config, "run", [], fresh=False).directory == Path("run")
+    assert find_run(config, "run", [], None, fresh=False).directory == Path("run")
     assert not list(tmp_path.iterdir())

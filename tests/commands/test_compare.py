@@ -374,7 +374,7 @@ def test_half_written_and_foreign_folders(cli, tmp_path):
 def test_facts_of_the_wrong_kind_are_named(cli, tmp_path):
     run = made(tmp_path / "runs", "a")
     facts = json.loads((run / "summary.json").read_text())
-    for name in facts:
+    for name in set(facts) - {"format"}:  # another one is refused
         for odd in (None, "x", 3, [1], {"a": 1}, True, float("nan")):
             (run / "summary.json").write_text(json.dumps(facts | {name: odd}))
             RunRecord.from_directory(run)

@@ -64,10 +64,11 @@ def test_batches_that_devices_cannot_share(devices, accumulated, said):
         ({"val_split": 1438}, "leaves no training images"),
         ({"val_split": -1}, "val_split=-1"),
         ({"mean": [0.5]}, "one per channel"),
-        ({"std": [0.5, 0.0, 0.5]}, "positive"),
+        ({"std": [0.5, 0.0, 0.5]}, "fractions in"),
         ({"crop_padding": 32, "padding_mode": "reflect"}, "cannot be reflected"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):
+    data = Digits(**options)
     with pytest.raises(UserError, match=said):
-        Digits(**options).setup()
+        data.check_training()

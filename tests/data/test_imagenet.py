@@ -172,7 +172,7 @@ def test_a_run_s_record(cli, reference):
     assert "12 images, center-36-32" in evaluated.out
     assert cli(f"predict --run_dir {run_dir}").status == 0
     predictions = (run_dir / "evaluations" / "test-predictions.csv").read_text().splitlines()
-    assert predictions[0] == "index,label,prediction,tench,goldfish,tabby,golf ball"
+    assert predictions[0] == "index,label,prediction,tench,goldfish,tabby,golf ball,file"
     assert len(predictions) == 13
 
 
