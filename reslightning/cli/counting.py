@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from reslightning.data import registry
 from reslightning.errors import UserError
 from reslightning.ranges import Range
 from reslightning.run import layout
-from reslightning.train.optim import TAKES, Optim, Schedule
+from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
 
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
 NOT_SUPPORTED = (
@@ -51,6 +51,10 @@ class Given(NamedTuple):
     key: str
     value: Any
     config: Path | None
+
+
+# The choices of a group, each with the options that it alone looks at.
+TABLES: dict[str, Mapping[str, Course | Optimizer]] = {"optim": OPTIMIZERS, "schedule": SCHEDULES}
 
 
 def given_options(words: Sequence[str]) -> Iterator[Given]:
@@ -142,10 +146,11 @@ def _refuse_unused(given: Sequence[Given], options: Any) -> None:
     model = options.model
     Optim(**model.optim.as_dict()), Schedule(**model.schedule.as_dict())  # a value out of range is the first mistake
     for group, chosen in (("optim", model.optim.name), ("schedule", model.schedule.name)):
-        ignored = {name for names in TAKES[group].values() for name in names} - TAKES[group][chosen]
+        taken = {name: row.takes for name, row in TABLES[group].items()}
+        ignored = frozenset().union(*taken.values()) - taken[chosen]
         for key, value, config in given:
             if config is None and key in {f"model.{group}.{name}" for name in ignored}:
-                takes = [name for name, names in TAKES[group].items() if key.rpartition(".")[2] in names]
+                takes = [name for name, names in taken.items() if key.rpartition(".")[2] in names]
                 raise UserError(
                     f"{key}={value} is nothing to model.{group}.name={chosen}; leave it out, or choose "
                     f"{' or '.join(takes)}"

@@ -120,29 +120,33 @@ def warm_up(factor: Factor, iterations: float) -> Factor:
     return lambda k: factor(k) * min((k + 1) / iterations, 1.0)
 
 
-# Each a function of the schedule, the iterations of a training, and those of the schedule's unit.
-SCHEDULES: dict[str, Callable[[Schedule, int, int], Factor]] = {
-    "step": lambda schedule, total, unit: step_decay(
-        [total / 2, total * 3 / 4] if schedule.milestones is None else [m * unit for m in schedule.milestones],
-        schedule.gamma,
+class Course(NamedTuple):
+    """A row of the table: how its factor is made of schedule, iterations and the unit's iterations, its own options."""
+
+    make: Callable[[Schedule, int, int], Factor]
+    takes: frozenset[str]
+
+
+SCHEDULES = {
+    "step": Course(
+        lambda schedule, total, unit: step_decay(
+            [total / 2, total * 3 / 4] if schedule.milestones is None else [m * unit for m in schedule.milestones],
+            schedule.gamma,
+        ),
+        takes=frozenset({"milestones", "gamma", "unit"}),
     ),
-    "linear": lambda schedule, total, unit: linear_decay(
-        total if schedule.tau is None else schedule.tau * unit, schedule.final
+    "linear": Course(
+        lambda schedule, total, unit: linear_decay(
+            total if schedule.tau is None else schedule.tau * unit, schedule.final
+        ),
+        takes=frozenset({"tau", "unit", "final"}),
     ),
-    "cosine": lambda schedule, total, unit: cosine(total, schedule.final),
-    "one_cycle": lambda schedule, total, unit: one_cycle(total, schedule.peak, schedule.final),
-    "constant": lambda schedule, total, unit: lambda k: 1.0,
-}
-# The options that some of a table take and others do not look at.
-TAKES: dict[str, dict[str, set[str]]] = {
-    "schedule": {
-        "step": {"milestones", "gamma", "unit"},
-        "linear": {"tau", "unit", "final"},
-        "cosine": {"final"},
-        "one_cycle": {"peak", "final"},
-        "constant": set(),
-    },
-    "optim": {"sgd": {"momentum", "nesterov"}, "adamw": {"betas"}},
+    "cosine": Course(lambda schedule, total, unit: cosine(total, schedule.final), takes=frozenset({"final"})),
+    "one_cycle": Course(
+        lambda schedule, total, unit: one_cycle(total, schedule.peak, schedule.final),
+        takes=frozenset({"peak", "final"}),
+    ),
+    "constant": Course(lambda schedule, total, unit: lambda k: 1.0, takes=frozenset()),
 }
 ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]  # what the parser allows
 
@@ -156,7 +160,7 @@ def make_factor(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Factor
         epochs: length of training.
     """
     unit = steps_per_epoch if schedule.unit == "epochs" else 1
-    factor = SCHEDULES[schedule.name](schedule, max(steps_per_epoch * epochs, 1), unit)
+    factor = SCHEDULES[schedule.name].make(schedule, max(steps_per_epoch * epochs, 1), unit)
     return warm_up(factor, schedule.warmup * steps_per_epoch)
 
 
@@ -177,17 +181,22 @@ def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str
 
 
 class Optimizer(NamedTuple):
-    """A row of the table: how one is made of parameter groups, and the values it keeps for each weight."""
+    """A row of the table: how one is made of parameter groups, the values it keeps for each weight, its own options."""
 
     make: Callable[[list[dict[str, Any]], Optim], torch.optim.Optimizer]
     kept: int
+    takes: frozenset[str]
 
 
 OPTIMIZERS = {
     "sgd": Optimizer(
-        lambda groups, optim: torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.nesterov), kept=1
+        lambda groups, optim: torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.nesterov),
+        kept=1,
+        takes=frozenset({"momentum", "nesterov"}),
     ),
-    "adamw": Optimizer(lambda groups, optim: torch.optim.AdamW(groups, betas=optim.betas), kept=2),
+    "adamw": Optimizer(
+        lambda groups, optim: torch.optim.AdamW(groups, betas=optim.betas), kept=2, takes=frozenset({"betas"})
+    ),
 }
 OptimizerName: TypeAlias = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]  # what the parser allows
 
