@@ -21,8 +21,9 @@ from reslightning.__main__ import main
 from reslightning.errors import SIGNALS
 
 SHARED = Path(os.environ.get("RESLIGHTNING_SHARED", Path(__file__).parents[2] / "shared"))
-# Some seconds of real training: 5 steps of 256 digits an epoch, validated on 359.
-SMALL = "--model.arch resnet8 --data.batch_size 256 --model.schedule.warmup 1 --wandb.mode disabled"
+# Half a second of real training: 5 steps of 256 digits an epoch, validated on 359.
+OPTIONS = "--model.arch resnet8 --data.batch_size 256 --model.schedule.warmup 1 --wandb.mode disabled"
+SMALL = f"--data tests.small.Thumbnails {OPTIONS}"
 
 
 @dataclass

@@ -20,7 +20,7 @@ from reslightning.compare.groups import Group, Table
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
 from reslightning.run.record import RunRecord
-from tests.conftest import SMALL, kill_behind, process
+from tests.conftest import OPTIONS, SMALL, kill_behind, process
 
 
 def made(folder: Path, name: str, *, epochs: int = 3, top1: float = 0.9, **facts) -> Path:
@@ -97,7 +97,7 @@ def test_seeds_are_grouped_as_by_hand(cli, tmp_path):
     assert shown.status == 0
     best = min(error for pair in errors.values() for error in pair)
     assert f"{best:.2f}" in shown.out.splitlines()[4]
-    assert "Digits, center, validated on the test set" in shown.out
+    assert "Thumbnails, center, validated on the test set" in shown.out
     page = cli("compare --html page.html --by arch")
     assert page.status == 0, page.err
     assert Path("page.html").stat().st_size < 5e6
@@ -584,7 +584,7 @@ def test_a_thousand_runs(tmp_path):
 def test_a_run_killed_twice_is_one_line_with_one_curve(tmp_path):
     """Real processes, kill -9 at epochs that nobody chose: one row in the table, no epoch twice, none missing."""
     run = tmp_path / "runs" / "run"
-    line = f"fit {SMALL} --trainer.max_epochs 40 --run_dir {run}"
+    line = f"fit {OPTIONS} --trainer.max_epochs 40 --run_dir {run}"
     kill_behind(5, line, run)
     kill_behind(15, line, run)
     child = process(line)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reslightning.commands.submission import grid_cells, site_variables
-from tests.conftest import SMALL, summary
+from tests.conftest import OPTIONS, summary
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_without_slurm(cli, monkeypatch):
 @pytest.mark.slow
 def test_the_same_grid_here(cli, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    line = f"submit --local --grid seed_everything=0,1 -- fit {SMALL} --trainer.max_epochs 1"
+    line = f"submit --local --grid seed_everything=0,1 -- fit {OPTIONS} --trainer.max_epochs 1"
     first = cli(line)
     assert first.status == 0
     assert "2 of 2 runs finished" in first.out

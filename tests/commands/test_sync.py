@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, kill_behind, process, rows
+from tests.conftest import OPTIONS, SMALL, kill_behind, process, rows
 from tests.wandb_server import serving
 
 
@@ -52,7 +52,7 @@ def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
 def test_a_run_killed_twice_is_one_run_on_the_server(tmp_path, monkeypatch, modes):
     """Real processes, kill -9, W&B's own client: each epoch is there once, in order, and the key in no file."""
     run, key = tmp_path / "run", "5ec4e7" * 6 + "abcd"
-    lines = [f"fit {SMALL} --trainer.max_epochs 12 --run_dir {run}".replace("disabled", mode) for mode in modes]
+    lines = [f"fit {OPTIONS} --trainer.max_epochs 12 --run_dir {run}".replace("disabled", mode) for mode in modes]
     monkeypatch.setenv("WANDB_API_KEY", key)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -147,7 +147,7 @@ def test_sync_sends_what_recordings_do_not_have(cli, tmp_path, monkeypatch, betw
     """Two whole recordings, of which the upload of one was begun, or between which W&B was disabled."""
     run = tmp_path / "run"
     stops = " ".join(STOP.format(mark=tmp_path / str(step), step=step) for step in (6, 11))
-    line = f"fit {SMALL} --trainer.max_epochs 4 --run_dir {run} {stops}".replace("disabled", "offline")
+    line = f"fit {OPTIONS} --trainer.max_epochs 4 --run_dir {run} {stops}".replace("disabled", "offline")
     middle = line.replace("offline", "disabled") if between == "a segment without W&B" else line
     assert [cli(command).status for command in (line, middle, line)] == [75, 75, 0]
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
@@ -172,7 +172,7 @@ def test_sync_sends_what_recordings_do_not_have(cli, tmp_path, monkeypatch, betw
 def test_a_server_that_goes_away(tmp_path, monkeypatch):
     """What it did not get is sent by sync, also where another callback logs rows of its own."""
     run = tmp_path / "run"
-    line = f"fit {SMALL} --trainer.max_epochs 8 --run_dir {run} --trainer.callbacks LearningRateMonitor"
+    line = f"fit {OPTIONS} --trainer.max_epochs 8 --run_dir {run} --trainer.callbacks LearningRateMonitor"
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

@@ -11,12 +11,12 @@ import pytest
 
 from reslightning.commands.submission import Request
 from reslightning.commands.submit import submit as python_submit
-from tests.conftest import SMALL, assert_same_result, summary
+from tests.conftest import OPTIONS, assert_same_result, summary
 from tests.slurm.conftest import ROOT, Job, command, wait_for
 from tests.slurm.test_train import hold, reached
 
 pytestmark = pytest.mark.cluster
-FIT = f"-- fit -c digits {SMALL} --trainer.max_epochs 3"
+FIT = f"-- fit -c digits {OPTIONS} --trainer.max_epochs 3"
 
 
 def submit(line: str, status: int = 0) -> str:

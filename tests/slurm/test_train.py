@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, assert_same_result, summary
+from tests.conftest import OPTIONS, assert_same_result, summary
 from tests.slurm.conftest import Job, command, wait_for
 
 pytestmark = pytest.mark.cluster
 TWO = ("--nodes=2", "--ntasks-per-node=1")
-LINE = f"-c digits {SMALL} --trainer.max_epochs 3".replace("--wandb.mode disabled", "--wandb.mode offline")
+LINE = f"-c digits {OPTIONS} --trainer.max_epochs 3".replace("--wandb.mode disabled", "--wandb.mode offline")
 NOTE = " --trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {}/note"
 POINTS = ("before", "writing", "syncing", "renaming", "renamed", "rank 1")
 
@@ -211,7 +211,7 @@ def test_a_mismatch_is_refused_at_once(sbatch, tmp_path):
 
 
 def test_a_manifest_as_a_job_array(sbatch, tmp_path):
-    short = f"{SMALL} --trainer.max_epochs 1"
+    short = f"{OPTIONS} --trainer.max_epochs 1"
     slip, typo = f"{short} --wandb.notes=it's --seed_everything 1", f"{short} --trainer.max_epoch 2"
     manifest = tmp_path / "runs.txt"
     manifest.write_text(f"# runs\n-c digits {short} --run_dir '{tmp_path}/a b'\n\n{slip}\n{typo}\n")
@@ -232,7 +232,7 @@ def test_a_manifest_as_a_job_array(sbatch, tmp_path):
 
 def array(sbatch, folder: Path, count: int) -> list[Job]:
     """Submit an array of runs that wait before their third step, and return its tasks."""
-    runs = [f"-c digits {SMALL} --trainer.max_epochs 2 --run_dir {folder}/run{n}" for n in range(1, count + 1)]
+    runs = [f"-c digits {OPTIONS} --trainer.max_epochs 2 --run_dir {folder}/run{n}" for n in range(1, count + 1)]
     lines = [run + hold(folder / f"marks{n}", "train:2") for n, run in enumerate(runs, 1)]
     (folder / "runs.txt").write_text("\n".join(lines))
     whole = sbatch(f"--array=1-{count}", script="array.sh", arguments=str(folder / "runs.txt"))

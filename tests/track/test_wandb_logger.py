@@ -6,7 +6,7 @@ import pytest
 
 from reslightning.track.wandb_logger import FINISH_TIMEOUT, INIT_TIMEOUT, SafeWandbLogger, start_wandb
 from reslightning.track.wandb_settings import Wandb
-from tests.conftest import SMALL, rows
+from tests.conftest import OPTIONS, SMALL, rows
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_server_that_does_not_answer(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     key = "0123456789abcdef" * 2 + "01234567"
     monkeypatch.setenv("WANDB_API_KEY", key)
-    line = f"fit {SMALL} --trainer.max_epochs 1 --run_dir run".replace("disabled", "online")
+    line = f"fit {OPTIONS} --trainer.max_epochs 1 --run_dir run".replace("disabled", "online")
     started = time.monotonic()
     with pytest.warns(UserWarning, match="recorded offline"):
         assert cli(line).status == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, assert_same_result, process
+from tests.conftest import OPTIONS, SMALL, assert_same_result, process
 from tests.ranks import TWO, run
 
 
@@ -71,7 +71,7 @@ def test_a_run_goes_on_with_another_number_of_processes(cli, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "place", "rank"), [(6, "train", 1), (5, "val", 0)])
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_to_the_same_bits(tmp_path, step, place, rank):
-    line = f"fit {SMALL} {TWO} --trainer.max_epochs 3 --model.ema_decay 0.9"
+    line = f"fit {OPTIONS} {TWO} --trainer.max_epochs 3 --model.ema_decay 0.9"
     run(f"{line} --run_dir {tmp_path}/reference")
     strike = (
         f"--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {tmp_path}/mark "

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reslightning.train.messages import verdict
-from tests.conftest import SMALL
+from tests.conftest import OPTIONS, SMALL
 from tests.images import jpeg
 
 
@@ -70,7 +70,7 @@ def test_a_training_that_ends_near_chance_says_that_it_did_not_train(cli, poor):
 
 
 def test_a_training_that_trains_says_nothing_of_chance(cli):
-    result = cli(f"fit {SMALL.replace('256', '32')} --trainer.max_epochs 2")
+    result = cli(f"fit {OPTIONS.replace('256', '32')} --trainer.max_epochs 2")
     assert result.status == 0
     assert "did not train" not in result.out
 

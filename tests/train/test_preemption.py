@@ -9,7 +9,7 @@ import time
 import pytest
 
 from reslightning.run.lock import Lock
-from tests.conftest import SMALL, assert_same_result, checkpoint, process, rows, summary
+from tests.conftest import OPTIONS, SMALL, assert_same_result, checkpoint, process, rows, summary
 from tests.ranks import start
 
 NOTE = "--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {file}"
@@ -181,7 +181,7 @@ def test_twenty_kills_while_a_checkpoint_is_written(tmp_path):
         process.join(120)
         return process.exitcode
 
-    line = f"fit {SMALL} --trainer.max_epochs 8 --checkpoint_minutes 0 --run_dir {tmp_path}"
+    line = f"fit {OPTIONS} --trainer.max_epochs 8 --checkpoint_minutes 0 --run_dir {tmp_path}"
     assert fit(f"{line}/reference") == 0
     mark = tmp_path / "mark"
     line += "/run --trainer.callbacks+=tests.observers.Die --trainer.callbacks.point orders"
@@ -203,7 +203,7 @@ def test_twenty_kills_while_a_checkpoint_is_written(tmp_path):
 def test_processes_one_writer_ctrl_c_and_kill(cli, tmp_path):
     """Real processes: the second is refused, Ctrl-C is resumable, a killed holder's lock is taken."""
     run = tmp_path / "run"
-    line = f"fit {SMALL} --trainer.max_epochs 60 --run_dir {run}"
+    line = f"fit {OPTIONS} --trainer.max_epochs 60 --run_dir {run}"
 
     def wait_for(holder, epochs):
         deadline = time.monotonic() + 120

@@ -74,7 +74,7 @@ def test_another_configuration_is_refused_before_anything_is_touched(cli, finish
     result = cli(f"fit --run_dir {run} --model.optim.lr 0.3 --model.arch resnet14")
     assert result.status == 2
     assert "model.arch: resnet8 there, resnet14 given" in result.err
-    assert "model.optim.lr: 0.05 there, 0.3 given" in result.err
+    assert "model.optim.lr: 0.1 there, 0.3 given" in result.err
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
