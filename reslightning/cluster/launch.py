@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from reslightning.cluster.allocation import Allocation, job_id, warn_of_limit
-from reslightning.cluster.requeue import ALIVE_VARIABLE, LOOKS, POLL, SILENCE, ended, silent
+from reslightning.cluster.requeue import ALIVE_VARIABLE, LOOKS, POLL, SILENCE, silent
 from reslightning.errors import SIGNALS, UserError
 
 WAIT_FOR_LEADER = 300  # seconds for W&B and the requeue behind the first task's end
@@ -102,7 +102,7 @@ def launch(argv: list[str]) -> int:
         if looks >= LOOKS:
             print(f"reslightning: the first task gave no sign of life for {SILENCE:.0f} s", file=sys.stderr)
             tasks.kill()
-    return ended(status if status >= 0 else 128 - status)
+    return status if status >= 0 else 128 - status
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:

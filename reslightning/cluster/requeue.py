@@ -16,7 +16,7 @@ from reslightning.cluster.allocation import job_id, job_record, restarts, warn_o
 # Asks for a checkpoint and another start; a bare SIGTERM may be somebody's scancel, and only saves.
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 STARTS_WITHOUT_PROGRESS = 3  # in a row, then Slurm's restarts end
-# A file on the first node: empty until training begins, and younger than the silence while it lives.
+# A file on the first node: empty until training begins, then the run directory; younger than the silence while it lives.
 ALIVE_VARIABLE = "RESLIGHTNING_ALIVE"
 SILENCE = 120.0  # seconds without a sign of life after which the first task counts as lost
 POLL, LOOKS = 10.0, 6  # it must be found silent so often: a suspended job wakes up with an old sign
@@ -27,10 +27,17 @@ def _alive() -> Path | None:
     return path if path.is_file() else None
 
 
-def begun() -> None:
-    """Say that training has begun, so that what ends it from now on counts against its progress."""
+def begun(directory: Path) -> None:
+    """Say that training has begun, and where, so that what ends it from now on counts against its progress."""
     if path := _alive():
-        path.write_text("begun\n")
+        path.write_text(f"{directory.resolve()}\n")
+
+
+def begun_in() -> Path | None:
+    """Return the run directory of the training that has begun, if one has."""
+    path = _alive()
+    directory = path.read_text().removesuffix("\n") if path else ""
+    return Path(directory) if directory else None
 
 
 def beat() -> None:

@@ -129,6 +129,17 @@ class Run:
         self._lock.release()
 
 
+def leave(directory: Path) -> None:
+    """Say of a run that its process was killed and goes on later, unless somebody else is writing to it."""
+    run = Run(directory)
+    with contextlib.suppress(UserError, OSError):
+        run.open()
+        if run.summary.get("status") == "running":
+            content = run.summary | {"status": "preempted"}  # all else as the killed process left it
+            write_atomically(directory / layout.SUMMARY, json.dumps(finite(content), indent=2) + "\n")
+        run.close()
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

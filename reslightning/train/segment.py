@@ -187,7 +187,7 @@ class Segment:
             "tags": wandb.tags,
         }
         self.run.start(_facts(self.config, model, data) | reached | own, world_size=trainer.world_size, step=step)
-        begun()
+        begun(self.run.directory)
         mode = wandb.resolved_mode()
         config = wandb_config(self.config, self.run.summary)
         self.wandb, mode = start_wandb(wandb, mode, self.run.directory, self.run.summary["run_id"], config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from reslightning import slurm
 from reslightning.cluster import requeue
 from reslightning.cluster.allocation import check
 from reslightning.errors import stop_wanted
+from reslightning.run.lock import Lock
 from tests.cluster.conftest import program
 from tests.conftest import SMALL, assert_same_result, summary
 
@@ -57,9 +59,41 @@ def test_kills_before_training_began_are_not_repeated_for_ever(job, tmp_path, mo
     assert "before training began, at restart 3: not requeued" in capsys.readouterr().err
     assert not marker.exists()
     marker.touch()
-    requeue.begun()
+    requeue.begun(tmp_path)
     assert requeue.ended(137) == 137
     assert "is requeued" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("killed_by", "before", "held", "after"),
+    [
+        (137, "running", False, "preempted"),  # the first task itself, say for its memory
+        (139, "running", False, "preempted"),
+        (137, "running", True, "running"),  # somebody goes on already
+        (137, "finished", False, "finished"),
+        (1, "running", False, "running"),
+    ],
+)
+def test_a_first_task_that_was_killed_leaves_the_status_that_is_so(
+    job, tmp_path, monkeypatch, killed_by, before, held, after
+):
+    job()
+    program(tmp_path, monkeypatch, "scontrol", f"[ $1 = requeue ] && touch {tmp_path}/asked; echo JobState=RUNNING")
+    (tmp_path / "marker").touch()
+    monkeypatch.setenv("RESLIGHTNING_ALIVE", str(tmp_path / "marker"))
+    run = tmp_path / "a run"
+    facts = {"format": 1, "status": before, "global_step": 7, "seconds": 61.5, "heartbeat": "2026-01-02T03:04:05+00:00"}
+    facts["segments"] = [{"from_step": 0, "to_step": 7, "seconds": 61.5}]
+    run.mkdir()
+    (run / "summary.json").write_text(json.dumps(facts))
+    requeue.begun(run)
+    holder = Lock(run / "lock")
+    if held:
+        holder.acquire()
+    assert slurm.main(["ended", str(killed_by)]) == killed_by
+    holder.release()
+    assert summary(run) == facts | {"status": after}
+    assert (tmp_path / "asked").exists() == (killed_by > 128)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +111,7 @@ def test_a_lost_first_task_is_noticed(tmp_path, monkeypatch, training, silence, 
     monkeypatch.setenv("RESLIGHTNING_ALIVE", str(marker))
     program(tmp_path, monkeypatch, "pkill", f'echo "$@" > {asked}')
     if training:
-        requeue.begun()
+        requeue.begun(tmp_path)
     os.utime(marker, (time.time() - silence,) * 2)
 
     def sleep(seconds):
