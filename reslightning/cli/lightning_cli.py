@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
@@ -30,10 +30,13 @@ from reslightning.data import registry
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import forks
 from reslightning.errors import UserError
-from reslightning.evaluation.evaluate import evaluate
+from reslightning.evaluation.checks import check_use, known_classes
+from reslightning.evaluation.evaluate import evaluate, file_name, say_differences
 from reslightning.evaluation.findings import Findings
 from reslightning.evaluation.predict import PredictionWriter
+from reslightning.models.weights import read_checkpoint
 from reslightning.run.directory import Run
+from reslightning.run.record import weights_file
 from reslightning.run.summary import Content, Fingerprint
 from reslightning.track.wandb_settings import Wandb
 from reslightning.train.classifier import ImageClassifier
@@ -60,6 +63,8 @@ class CLI(LightningCLI):
         self.run: Run | None = None
         self.segment: Segment | None = None
         self.fingerprint: Fingerprint | None = None
+        self.content: Mapping[str, Any] = {}  # of the checkpoint that is evaluated
+        self.outputs: int | None = None  # the classes that its network knows
         quiet()
         # StochasticWeightAveraging has one for a default, and YAML knows none.
         yaml.SafeDumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
@@ -90,10 +95,13 @@ class CLI(LightningCLI):
         for option, (kind, default, text) in OWN.items():
             how = {"type": kind, "default": default} if kind else {"action": "store_true"}
             parser.add_argument(f"--{option}", help=text, **how)
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.num_classes", self._known, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         parser.set_defaults({"data": {"class_path": "reslightning.data.Digits"}})
         count_batches(parser)
+
+    def _known(self, classes: int) -> int:
+        return self.outputs or classes
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the first of a command line's readings that means the run directory it names."""
@@ -195,6 +203,10 @@ class CLI(LightningCLI):
         weights = find_weights(str(self.subcommand), config.run_dir, config.ckpt_path, config.model.weights)
         self.run, config.model.weights = weights
         config.ckpt_path = None
+        config.model.new_head = None  # which was for training: these weights have theirs
+        file = Path(weights_file(config.model.weights)).expanduser()
+        self.content = read_checkpoint(file) if file.is_file() else {}
+        self.outputs = len(known_classes(self.content, config.model.weights)[1]) or None
 
     def _read_as_before(self) -> None:
         """Read image files as the run does, unless told otherwise: runs of before this option turned none."""
@@ -224,7 +236,9 @@ class CLI(LightningCLI):
             callbacks.append(TQDMProgressBar())
         checkpointing = False
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self._predictions()))
+            if not (self._options.output or self.run):
+                raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
+            callbacks.append(PredictionWriter(self._predictions))
         if self.segment:
             loggers, checkpointing = [self.segment.csv, *loggers], True
             callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
@@ -247,12 +261,14 @@ class CLI(LightningCLI):
             )
         return trainer
 
-    def _predictions(self) -> Path:
+    def _predictions(self, rows: int) -> Path:
+        """Return where so many predictions go."""
         if self._options.output:
             return Path(self._options.output).expanduser()
-        if self.run is None:
-            raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
-        return self.run.evaluations / "test-predictions.csv"
+        assert self.run
+        lines = say_differences(self.run, self.datamodule, load_config(self.run.config), self.given)
+        images = {"evaluated": rows, "of": self.datamodule.n_samples("test")}
+        return self.run.evaluations / f"{file_name('test', 'predictions', images, lines)}.csv"
 
     # -- what is done ------------------------------------------------------------------------------
 
@@ -276,6 +292,7 @@ class CLI(LightningCLI):
     def predict(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:
         """Write the test images' probabilities."""
         prepare(datamodule)
+        check_use(self.content, self._options.model.weights, datamodule, "test")
         self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
 
     def _evaluate(self, model: ImageClassifier, data: DataModule, split: Literal["val", "test"]) -> None:
@@ -286,6 +303,7 @@ class CLI(LightningCLI):
             data,
             split,
             weights=self._options.model.weights,
+            content=self.content,
             run=self.run,
             config=self.given,
             trained=trained,

@@ -16,7 +16,7 @@ from reslightning.cluster.allocation import job_id, job_record, restarts, warn_o
 # Asks for a checkpoint and another start; a bare SIGTERM may be somebody's scancel, and only saves.
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 STARTS_WITHOUT_PROGRESS = 3  # in a row, then Slurm's restarts end
-# A file on the first node: empty until training begins, then the run directory; younger than the silence while it lives.
+# A file on the first node: empty until training begins, then the run's place; younger than the silence while it lives.
 ALIVE_VARIABLE = "RESLIGHTNING_ALIVE"
 SILENCE = 120.0  # seconds without a sign of life after which the first task counts as lost
 POLL, LOOKS = 10.0, 6  # it must be found silent so often: a suspended job wakes up with an old sign

@@ -75,6 +75,8 @@ class DataModule(LightningDataModule):
     skips: bool = False  # corrupt images
     unused: ClassVar[frozenset[str]] = frozenset()  # options that mean nothing to it
     upright: bool = False  # whether image files are turned as their EXIF data says
+    answers: Sequence[str] | None = None  # the classes that an evaluated network knows, where they are others
+    columns: Tensor | None = None  # of these, each class's
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
 
     def __init__(
@@ -118,6 +120,20 @@ class DataModule(LightningDataModule):
     def val_part(self) -> Split:
         """The part of the data that validation images are from; they may be its test images, too."""
         return "train" if self.val_split else "test"
+
+    @property
+    def class_ids(self) -> Sequence[str]:
+        """What the classes are known by, in the order of the labels: their names, if no more is known."""
+        return self.class_names
+
+    def answer_in(self, answers: Sequence[str], columns: Sequence[int]) -> None:
+        """Label what is evaluated by a network's classes.
+
+        Args:
+            answers: their names.
+            columns: where each class of the data stands among them; -1 where it does not.
+        """
+        self.answers, self.columns = answers, torch.tensor(columns)
 
     def file(self, split: Split, index: int) -> str:
         """Return the name of an image's file, within its source; empty where there are none."""
@@ -378,6 +394,7 @@ class DataModule(LightningDataModule):
     def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor, Tensor]:
         """Return normalised images [B, 3, H, W] and labels [B] of a split's samples."""
         images, labels, _ = self.pixels(content, split, None)
+        labels = labels if self.columns is None else self.columns.to(labels.device)[labels]
         return self._normalize(images), labels
 
     def _finish(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from reslightning.data.base import DataModule
+from reslightning.data.indexing import some
+from reslightning.data.labels import imagenet_classes
+from reslightning.data.registry import Split
 from reslightning.errors import TrainingError, UserError
-from reslightning.train.classifier import ImageClassifier
+from reslightning.files import printable
 
 
 def check_range(metrics: Mapping[str, float]) -> None:
@@ -38,16 +41,28 @@ def check_held_out(data: DataModule, split: str, trained: Mapping[str, Any]) -> 
         )
 
 
-def check_use(content: Mapping[str, Any], weights: str, model: ImageClassifier, data: DataModule) -> None:
-    """Raise UserError where a checkpoint says that it is of other classes, or of another normalisation."""
-    there, here = content.get("class_names"), list(data.class_names)
-    if there is not None and list(there) != here:
-        pairs = [(one, other) for one, other in zip(there, here, strict=False) if one != other]
-        first = f": {pairs[0][0]!r} there, {pairs[0][1]!r} here" if pairs else ""
-        raise UserError(
-            f"{weights} was trained on {len(there)} classes, and {type(data).__name__} at {data.root} has {len(here)}, "
-            f"not the same in the same order{first}\nGive the data it was trained for, or one with just its classes."
-        )
+def known_classes(content: Mapping[str, Any], weights: str) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Return the ids, if they are known, and the names of the classes that weights were trained on; none of bare ones.
+
+    Args:
+        content: the checkpoint's, if it is one.
+        weights: where the weights are from; torchvision's are of ImageNet.
+    """
+    names = list(imagenet_classes().values())
+    if weights.startswith("torchvision:") or content.get("class_names") == names:
+        return list(imagenet_classes()), names
+    return content.get("class_ids"), content.get("class_names", [])
+
+
+def check_use(content: Mapping[str, Any], weights: str, data: DataModule, split: Split) -> None:
+    """Make sure that weights are used as they were trained, with a split's classes matched by their names.
+
+    Raises:
+        UserError: a class is none of the weights', or the images are normalised otherwise.
+    """
+    ids, names = known_classes(content, weights)
+    if names:
+        _match(ids or names, names, list(data.class_ids if ids else data.class_names), weights, data, split)
     said = content.get("normalisation")
     given = {"mean": data.mean.tolist(), "std": data.std.tolist()}
     if said and any(not torch.allclose(torch.tensor(said[k]), torch.tensor(given[k]), atol=1e-6) for k in given):
@@ -56,6 +71,22 @@ def check_use(content: Mapping[str, Any], weights: str, model: ImageClassifier, 
             f"evaluated with {_rounded(given['mean'])} and {_rounded(given['std'])}\nGive --data.mean and "
             "--data.std as they were."
         )
+
+
+def _match(
+    there: Sequence[str], names: Sequence[str], here: Sequence[str], weights: str, data: DataModule, split: Split
+) -> None:
+    if list(there) == here:
+        return
+    columns = [there.index(name) if there.count(name) == 1 else -1 for name in here]
+    unknown = [printable(here[label]) for label in data.labels(split).unique().tolist() if columns[label] < 0]
+    if unknown:
+        raise UserError(
+            f"{weights} knows {len(there)} classes ({some(map(printable, there))}), and not these of "
+            f"{type(data).__name__} at {data.root}: {some(unknown)}\nGive the data that it was trained for, or some of "
+            "its classes."
+        )
+    data.answer_in(names, columns)
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

@@ -16,11 +16,9 @@ from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_held_out, check_range, check_use
 from reslightning.files import write_atomically
 from reslightning.models.published import published
-from reslightning.models.weights import read_checkpoint
 from reslightning.run.directory import Run
 from reslightning.run.identity import differences
 from reslightning.run.provenance import mixed_code, versions
-from reslightning.run.record import weights_file
 from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import majority_error
@@ -33,6 +31,7 @@ def evaluate(
     split: Literal["val", "test"],
     *,
     weights: str,
+    content: Mapping[str, Any],
     run: Run | None,
     config: Mapping[str, Any],
     trained: Mapping[str, Any] | None,
@@ -45,14 +44,13 @@ def evaluate(
         data: the data module.
         split: val or test.
         weights: where the weights came from, for the record.
+        content: the checkpoint's that they came from, if it is one.
         run: the run directory the weights belong to, if any.
         config: this command's configuration.
         trained: the configuration that the weights were trained with, if known.
     """
     prepare(data)
-    file = Path(weights_file(weights))
-    content = read_checkpoint(file) if file.is_file() else {}
-    check_use(content, weights, model, data)
+    check_use(content, weights, data, split)
     if run and trained:
         check_held_out(data, split, trained)
     call = trainer.validate if split == "val" else trainer.test
@@ -69,34 +67,44 @@ def evaluate(
         return
     facts = _facts(trainer, model, data, content, weights)
     facts |= {"images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)}, "metrics": metrics}
-    _record(run, split, facts, _differences(run, data, trained, config))
+    facts["classes"] = {"evaluated": len(data.labels(split).unique()), "of": model.num_classes}
+    _record(run, split, facts, say_differences(run, data, trained, config))
 
 
 def _record(run: Run, split: str, facts: Mapping[str, Any], lines: Sequence[str]) -> None:
-    for line in lines:
-        print(f"  differs from the run: {line}")
     if mixed := mixed_code(run.summary):
         print(f"  {mixed}")
     record = {"format": 1, "split": split, **facts, "differences": lines, "mixed_code": mixed}
-    path = run.evaluations / _name(split, facts["protocol"], facts["images"], lines)
+    path = run.evaluations / f"{file_name(split, facts['protocol'], facts['images'], lines)}.json"
     write_result(path, json.dumps(record, indent=2) + "\n")
     print(f"  written to {path}")
 
 
-def _differences(run: Run, data: DataModule, trained: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
-    """Return a line for everything in which an evaluation is not on what its run was."""
+def say_differences(
+    run: Run, data: DataModule, trained: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> list[str]:
+    """Print and return a line for everything in which an evaluation is not on what its run was."""
     lines = [line.strip() for line in differences(trained, config)] if trained else []
     there = run.summary.get("fingerprint", {}).get("data")
     if there and there["digest"] != data.content()["digest"]:
         lines.append(f"data: other content, {there['digest']} there, {data.content()['digest']} given")
+    for line in lines:
+        print(f"  differs from the run: {line}")
     return lines
 
 
-def _name(split: str, protocol: str, images: Mapping[str, float], lines: Sequence[str]) -> str:
-    """Return an evaluation's file name: what is partial or differs from its run never takes the whole one's place."""
+def file_name(split: str, what: str, images: Mapping[str, float], lines: Sequence[str]) -> str:
+    """Return what an evaluation's file is called: what is partial or differs never takes the whole one's place.
+
+    Args:
+        split: val or test.
+        what: the protocol, or what else it is of.
+        images: how many were ``evaluated``, ``of`` how many.
+        lines: in what it differs from its run.
+    """
     partial = [f"{images['evaluated']:.0f}-of-{images['of']}"] if images["evaluated"] != images["of"] else []
     differs = [f"other-{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:6]}"] if lines else []
-    return "-".join([split, protocol, *partial, *differs]) + ".json"
+    return "-".join([split, what, *partial, *differs])
 
 
 def _facts(
@@ -121,6 +129,9 @@ def _say(model: ImageClassifier, data: DataModule, split: str, metrics: Mapping[
     part = "" if images == (whole := data.n_samples(split)) else f" of {whole:,}"  # type: ignore[arg-type]
     source = ", held out of its training part" if data.holds_out(split) else ""
     print(f"{type(data).__name__} {split}, {images:,}{part} images{source}, {protocol}; weights: {weights}")
+    if data.answers:
+        found = len(data.labels(split).unique())  # type: ignore[arg-type]
+        print(f"  classes: {found} of the {len(data.answers)} that the weights know, among all of which they choose")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
             print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from reslightning.data.base import DataModule
 from reslightning.evaluation.evaluate import write_result
 from reslightning.files import printable
 
@@ -19,7 +20,8 @@ from reslightning.files import printable
 class PredictionWriter(BasePredictionWriter):
     """Writes index, label, predicted class and all probabilities of every image, one row each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Callable[[int], Path]) -> None:
+        """Write to where ``path`` says for a number of rows."""
         super().__init__(write_interval="epoch")
         self.path = path
 
@@ -39,10 +41,12 @@ class PredictionWriter(BasePredictionWriter):
             dist.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
         if trainer.is_global_zero:
-            names = map(printable, trainer.datamodule.class_names)  # type: ignore[attr-defined]
+            data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+            names = map(printable, data.answers or data.class_names)
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["index", "label", "prediction", *names, "file"])
-            writer.writerows((*row, trainer.datamodule.file("test", row[0])) for row in sorted(rows))  # type: ignore[attr-defined]
-            write_result(self.path, text.getvalue())
-            print(f"{len(rows):,} predictions written to {self.path}")
+            writer.writerows((*row, data.file("test", row[0])) for row in sorted(rows))
+            path = self.path(len(rows))
+            write_result(path, text.getvalue())
+            print(f"{len(rows):,} predictions written to {path}")

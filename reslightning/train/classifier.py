@@ -238,7 +238,7 @@ class ImageClassifier(LightningModule):
         checkpoint["samples_trained"], checkpoint["stepped"] = self._samples_before, self._stepped
         checkpoint["last_validation"] = self.samples
         data = self._data()
-        checkpoint["class_names"] = list(data.class_names)
+        checkpoint["class_names"], checkpoint["class_ids"] = list(data.class_names), list(data.class_ids)
         checkpoint["normalisation"] = {"mean": data.mean.tolist(), "std": data.std.tolist()}
         if self.trainer.is_global_zero:
             checkpoint["fingerprint"] = {"data": data.content()["digest"], "weights": self.weights_digest}

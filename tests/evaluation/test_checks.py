@@ -1,14 +1,17 @@
 """A part that is silently another, and facts that were written: an evaluation is what it seems, or is refused."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from reslightning.data.labels import imagenet_classes
 from reslightning.models.resnet import build_model
 from tests import images
-from tests.conftest import checkpoint
+from tests.conftest import SMALL, checkpoint
 from tests.images import jpeg
 
 LINE = "--model.arch resnet8 --wandb.mode disabled --trainer.max_epochs 1 --trainer.limit_train_batches 1"
@@ -99,7 +102,99 @@ def test_a_checkpoint_is_of_its_own_classes_and_normalisation(cli, trained, tmp_
     letters = images.tree(tmp_path / "letters", classes=[f"letter_{k}" for k in range(10)], train=1, val=1)
     refused = cli(f"validate {FILES} --data.root {letters} --model.arch resnet8 --model.weights {last}")
     assert refused.status == 2
-    assert "not the same in the same order: '0' there, 'letter_0' here" in refused.err
+    assert "knows 10 classes (0, 1, 2, 3, 4 and 5 more), and not these of ImageFolder" in refused.err
+    assert ": letter_0, letter_1, " in refused.err
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """A run on five classes and its predictions, made when first asked for."""
+    made: list[Path] = []
+
+    def make(cli) -> Path:
+        if not made:
+            folder = tmp_path_factory.mktemp("animals")
+            root = images.tree(folder / "data", classes=("ant", "bee", "cat", "dog", "emu"), train=4, val=4)
+            assert cli(f"fit {LINE} {FILES} --data.root {root} --run_dir {folder}/run").status == 0
+            assert cli(f"predict --run_dir {folder}/run").status == 0
+            made.append(folder)
+        return made[0]
+
+    return make
+
+
+def predictions(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("names", "empty"), [(("bee", "dog"), ()), (("ant", "cat", "emu"), ()), (("cat", "dog"), ("aardvark", "wolf"))]
+)
+def test_some_of_the_classes_are_evaluated_among_all(cli, animals, tmp_path, names, empty):
+    folder = animals(cli)
+    for name in names:
+        shutil.copytree(folder / "data" / "val" / name, tmp_path / "some" / "val" / name)
+    for name in [*names, *empty] if empty else []:  # classes without an image to evaluate are no obstacle
+        shutil.copytree(folder / "data" / "train" / "ant", tmp_path / "some" / "train" / name)
+    done = cli(f"validate --run_dir {folder}/run --data.root {tmp_path}/some")
+    assert done.status == 0, done.err
+    assert f"classes: {len(names)} of the 5 that the weights know" in done.out
+    record = json.loads(Path(done.out.split("written to ")[1].strip()).read_text())
+    whole = predictions(folder / "run" / "evaluations" / "test-predictions.csv")
+    of = [row for row in whole if row["file"].split("/")[1] in names]
+    assert record["metrics"]["val/top1"] == sum(row["prediction"] == row["label"] for row in of) / len(of)
+    assert record["classes"] == {"evaluated": len(names), "of": 5}
+    assert cli(f"predict --run_dir {folder}/run --data.root {tmp_path}/some --output some.csv").status == 0
+    for row, before in zip(
+        predictions(Path("some.csv")), sorted(of, key=lambda row: Path(row["file"]).name), strict=True
+    ):
+        assert row.keys() == before.keys()
+        assert (row["file"], row["label"]) == (before["file"], before["label"])
+
+
+def test_a_class_that_the_weights_do_not_know_is_refused(cli, animals, tmp_path):
+    folder = animals(cli)
+    for name, other in (("bee", "bee"), ("dog", "wolf")):
+        shutil.copytree(folder / "data" / "val" / name, tmp_path / "some" / "val" / other)
+    for command in ("validate", "test", "predict"):
+        refused = cli(f"{command} --run_dir {folder}/run --data.root {tmp_path}/some")
+        assert refused.status == 2
+        assert f"and not these of ImageFolder at {tmp_path}/some: wolf\n" in refused.err
+
+
+def test_the_classes_of_imagenet_s_weights_are_known(cli, tmp_path):
+    state = build_model("resnet18").state_dict()
+    names = list(imagenet_classes().values())
+    torch.save({"state_dict": state, "class_names": names}, tmp_path / "w.ckpt")
+    root = images.tree(tmp_path / "data", val=1)
+    line = f"validate {FILES} --model.arch resnet18 --model.weights {tmp_path}/w.ckpt --data.root {root}"
+    for data in ("ImageNet", "ImageFolder"):
+        done = cli(f"{line} --data {data}")
+        assert done.status == 0, done.err
+        assert ("classes: 4 of the 1000 that the weights know" in done.out) == (data == "ImageFolder")
+
+
+def test_a_new_head_is_evaluated_as_it_was_trained(cli, finished):
+    weights = f"--model.weights {finished(cli)} --model.new_head true"
+    assert cli(f"fit {SMALL} --trainer.max_epochs 1 --run_dir run {weights}").status == 0
+    assert cli("test --run_dir run").status == 0
+    record = json.loads(Path("run/evaluations/test-center.json").read_text())
+    last = json.loads(Path("run/summary.json").read_text())["metrics"]
+    assert (record["metrics"]["test/top1"], record["metrics"]["test/loss"]) == (last["val/top1"], last["val/loss"])
+
+
+@pytest.mark.parametrize("value", [1.5, -0.25, ".inf"])
+def test_an_accuracy_that_cannot_be_is_an_error(cli, finished, value):
+    run = finished(cli)
+    before = sorted(run.rglob("*"))
+    failed = cli(
+        f"test --run_dir {run} --trainer.callbacks+=tests.observers.Claim --trainer.callbacks.name test/top1 "
+        f"--trainer.callbacks.value {value}"
+    )
+    assert failed.status == 1
+    assert f"test/top1 is {str(value).strip('.')}" in failed.err
+    assert sorted(run.rglob("*")) == before
 
 
 def test_of_a_bare_state_dict_the_assumption_is_said(cli, tmp_path):
@@ -136,6 +231,21 @@ def test_predictions_name_their_files(cli, tmp_path):
     head, first, *_ = Path("run/evaluations/test-predictions.csv").read_text().splitlines()
     assert head == "index,label,prediction,cat,dog,file"
     assert first.endswith(",val/cat/ILSVRC2012_val_00000001.JPEG")
+
+
+def test_nothing_takes_the_whole_predictions_place(cli, trained):
+    run = trained(cli)
+    assert cli(f"predict --run_dir {run}").status == 0
+    whole = (run / "evaluations" / "test-predictions.csv").read_bytes()
+    for given, words in (
+        ("--trainer.limit_predict_batches 2 --data.batch_size 32", "test-predictions-128-of-359-other-"),
+        ("--trainer.precision bf16-true", "/test-predictions-other-"),
+        ("--model.test_flip true", "differs from the run: model.test_flip"),
+    ):
+        done = cli(f"predict --run_dir {run} {given}")
+        assert done.status == 0, done.err
+        assert words in done.out
+    assert (run / "evaluations" / "test-predictions.csv").read_bytes() == whole
 
 
 @pytest.mark.parametrize("command", ["fit --run_dir run", "test --run_dir run", "compare run"])
