@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import yaml
@@ -295,7 +295,7 @@ class CLI(LightningCLI):
         check_use(self.content, self._options.model.weights, datamodule, "test")
         self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
 
-    def _evaluate(self, model: ImageClassifier, data: DataModule, split: Literal["val", "test"]) -> None:
+    def _evaluate(self, model: ImageClassifier, data: DataModule, split: registry.Split) -> None:
         trained = load_config(self.run.config) if self.run else None
         evaluate(
             self.trainer,

@@ -116,9 +116,10 @@ class DataModule(LightningDataModule):
         """Where validation images come from: the training part, or the test set."""
         return "held-out" if self.val_split else "test"
 
-    @property
-    def val_part(self) -> Split:
-        """The part of the data that validation images are from; they may be its test images, too."""
+    def part(self, split: Split) -> Split:
+        """Return the official part that a split's images are from: two splits may share one."""
+        if split != "val":
+            return split
         return "train" if self.val_split else "test"
 
     @property
@@ -138,10 +139,6 @@ class DataModule(LightningDataModule):
     def file(self, split: Split, index: int) -> str:
         """Return the name of an image's file, within its source; empty where there are none."""
         return ""
-
-    def holds_out(self, split: str) -> bool:
-        """Whether a split's images come from the training part."""
-        return split == "val" and bool(self.val_split)
 
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:

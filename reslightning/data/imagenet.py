@@ -80,7 +80,7 @@ class ImageFolder(DataModule):
         self.skipped: list[str] = []  # corrupt training images of the epoch
         self._source: Source | None = None
         self._content: dict[str, Any] = {}
-        self._parts: dict[Split, tuple[str, Tensor]] = {}  # the source's split, and positions in it
+        self._parts: dict[Split, tuple[Split, Tensor]] = {}  # the source's split, and positions in it
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -125,11 +125,10 @@ class ImageFolder(DataModule):
         both = len(self.images.labels("val")) and len(self.images.labels("test"))
         return "held-out" if self.val_split or both else "test"
 
-    @property
-    def val_part(self) -> Split:
-        """The part of the source that validation images are from."""
+    def part(self, split: Split) -> Split:
+        """Return the source's part that a split's images are from."""
         self.setup()
-        return self._parts["val"][0]  # type: ignore[return-value]
+        return self._parts[split][0]
 
     @property
     def protocol(self) -> str:
@@ -164,7 +163,7 @@ class ImageFolder(DataModule):
             )
         counts = {split: len(self.images.labels(split)) for split in SPLITS}
         everything = {split: (split, torch.arange(count)) for split, count in counts.items()}
-        parts: dict[Split, tuple[str, Tensor]] = dict(everything)
+        parts = dict(everything)
         if counts["train"]:
             held_out, kept = self.hold_out(counts["train"])
             parts["train"] = ("train", kept)
@@ -195,11 +194,6 @@ class ImageFolder(DataModule):
     def file(self, split: Split, index: int) -> str:
         """Return the path of an image within its source."""
         return printable(self._name(split, index))
-
-    def holds_out(self, split: str) -> bool:
-        """Whether a split's images come from the training part."""
-        self.setup()
-        return split != "train" and self._parts[split][0] == "train"  # type: ignore[index]
 
     def content(self) -> dict[str, Any]:
         """Return what the data is, by its source's digest: not what a resized or edited copy of it is."""

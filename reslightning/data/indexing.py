@@ -60,8 +60,7 @@ def write_index(path: Path, layout: SourceLayout) -> None:
             f"test of {layout.root} has images in class folders, and others in none: {some(bare)}\nMove them into "
             "their classes, or away."
         )
-    if bare:
-        parts["test"] = []  # ImageNet's test images have no public labels
+    parts["test"] = [] if bare else parts["test"]  # ImageNet's test images have no public labels
     classes = _check(found, layout)
     numbers = {label: number for number, label in enumerate(classes)}
     for split, images in parts.items():
@@ -73,6 +72,7 @@ def write_index(path: Path, layout: SourceLayout) -> None:
         columns |= _columns(split, images, numbers)
         columns[f"{split}.twin"], seen.twins = seen.twins[: len(images)], seen.twins[len(images) :]
     notes = {"others": _noted(sorted(found.others)), "animated": _noted(seen.animated), "compared": seen.compared}
+    notes["unlabelled"] = _noted(bare)
     metadata = {
         "format": FORMAT,
         "stamp": stamp(layout, [*facts, *found.times]),

@@ -129,6 +129,8 @@ class Source:
         """Return lines on the files that are not read as they are: other formats, further frames."""
         others, animated = self.index.notes["others"], self.index.notes["animated"]
         lines = []
+        if (bare := self.index.notes.get("unlabelled")) and bare["count"]:
+            lines.append(f"not read: {bare['count']:,} test images in no class's folder: {bare['shown']}")
         if others["count"]:
             lines.append(f"not read: {others['count']:,} files that are no images of a known kind: {others['shown']}")
         if animated["count"]:

@@ -24,12 +24,12 @@ def check_range(metrics: Mapping[str, float]) -> None:
             raise TrainingError(f"{name} is {value}: the network's answers are no numbers")
 
 
-def check_held_out(data: DataModule, split: str, trained: Mapping[str, Any]) -> None:
+def check_held_out(data: DataModule, split: Split, trained: Mapping[str, Any]) -> None:
     """Raise UserError where images would be evaluated that the run trained on.
 
     A run holds out the first images of an order that its seed gives: the same order's first, and no more, are unseen.
     """
-    if not data.holds_out(split):
+    if data.part(split) != "train":
         return
     options = (trained.get("data") or {}).get("init_args") or {}
     held, seed = options.get("val_split") or 0, trained.get("seed_everything", 0)

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs
+from reslightning.data.registry import Split
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_held_out, check_range, check_use
 from reslightning.files import write_atomically
@@ -23,12 +24,19 @@ from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import majority_error
 
+# Where a split's images are from, if not from the part of its own name.
+ORIGINS: dict[Split, str] = {
+    "train": ", held out of its training part",
+    "val": ", which are its validation images: it has no labelled test images",
+    "test": ", which are its test images",
+}
+
 
 def evaluate(
     trainer: Trainer,
     model: ImageClassifier,
     data: DataModule,
-    split: Literal["val", "test"],
+    split: Split,
     *,
     weights: str,
     content: Mapping[str, Any],
@@ -124,18 +132,19 @@ def _facts(
     }
 
 
-def _say(model: ImageClassifier, data: DataModule, split: str, metrics: Mapping[str, float], weights: str) -> None:
+def _say(model: ImageClassifier, data: DataModule, split: Split, metrics: Mapping[str, float], weights: str) -> None:
     images, protocol = metrics[f"{split}/n_samples"], model.protocol(data)
-    part = "" if images == (whole := data.n_samples(split)) else f" of {whole:,}"  # type: ignore[arg-type]
-    source = ", held out of its training part" if data.holds_out(split) else ""
+    part = "" if images == (whole := data.n_samples(split)) else f" of {whole:,}"
+    origin = data.part(split)
+    source = ORIGINS[origin] if origin != split else ""
     print(f"{type(data).__name__} {split}, {images:,}{part} images{source}, {protocol}; weights: {weights}")
     if data.answers:
-        found = len(data.labels(split).unique())  # type: ignore[arg-type]
+        found = len(data.labels(split).unique())
         print(f"  classes: {found} of the {len(data.answers)} that the weights know, among all of which they choose")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
             print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")
-    if (error := majority_error(data.majority(split), data.num_classes)) is not None:  # type: ignore[arg-type]
+    if (error := majority_error(data.majority(split), data.num_classes)) is not None:
         print(f"  always the most frequent class: {error:.2f} %")
     print(f"  loss {metrics[f'{split}/loss']:.4f}")
 

@@ -311,7 +311,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "protocol": model.protocol(data),
         "exif_orientation": data.upright,
         "val_source": data.val_source,
-        "val_part": data.val_part,
+        "val_part": data.part("val"),
         "majority": {split: data.majority(split) for split in ("train", "val")},
         "n_samples": {split: data.n_samples(split) for split in SPLITS},
         "parameters": parameters,

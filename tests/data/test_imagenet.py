@@ -169,7 +169,7 @@ def test_a_run_s_record(cli, reference):
     assert "data_wait" in (run_dir / "metrics.csv").read_text().splitlines()[0]
     evaluated = cli(f"test --run_dir {run_dir}")
     assert evaluated.status == 0, evaluated.err
-    assert "12 images, center-36-32" in evaluated.out
+    assert "no labelled test images, center-36-32" in evaluated.out
     assert cli(f"predict --run_dir {run_dir}").status == 0
     predictions = (run_dir / "evaluations" / "test-predictions.csv").read_text().splitlines()
     assert predictions[0] == "index,label,prediction,tench,goldfish,tabby,golf ball,file"

@@ -224,6 +224,23 @@ def test_a_stray_picture_in_test_is_named(cli, tmp_path):
     assert "images in class folders, and others in none: test/stray.JPEG" in refused.err
 
 
+@pytest.mark.parametrize("bare", [("1.JPEG",), ("a.png", "b.JPEG"), ()])
+def test_a_test_part_that_is_the_validation_images_is_said(cli, tmp_path, bare):
+    root = images.tree(tmp_path / "data", classes=("cat", "dog"))
+    (root / "test").mkdir()
+    for number, name in enumerate(bare):
+        (root / "test" / name).write_bytes(jpeg(5000 + number))
+    done = cli(f"fit {LINE} {FILES} --data.root {root} --run_dir run")
+    assert done.status == 0, done.err
+    assert (f"not read: {len(bare)} test images in no class's folder: " in done.out) == bool(bare)
+    done = cli("test --run_dir run")
+    assert "test, 6 images, which are its validation images: it has no labelled test images, center" in done.out
+
+
+def test_validation_images_that_are_the_test_set_are_said(cli, finished):
+    assert "val, 359 images, which are its test images, center" in cli(f"validate --run_dir {finished(cli)}").out
+
+
 def test_predictions_name_their_files(cli, tmp_path):
     root = images.tree(tmp_path / "data", classes=("cat", "dog"))
     assert cli(f"fit {LINE} {FILES} --data.root {root} --run_dir run").status == 0
