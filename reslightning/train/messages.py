@@ -40,18 +40,17 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     _, shortcut, version = resolve_options(model.arch, model.hparams["shortcut"], model.hparams["version"])
     parameters, multiply_adds = run_cost(model, data)
     train, val = data.n_samples("train"), data.n_samples("val")
-    accumulated = trainer.accumulate_grad_batches
-    micro = data.micro_batch_size(trainer.world_size, accumulated)
+    micro = data.micro_batch_size(trainer.world_size, accumulated := trainer.accumulate_grad_batches)
     part = data.part("val")
-    seeded = f"held out by seed {data.seed}" if part == "train" else None
+    seen = f"held out by seed {data.seed}" if part == "train" else validated_on(data.val_source, part)
     batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
     left_out = train - batches * micro * trainer.world_size
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
     lines = [
         f"  network    {model.arch}, shortcut {shortcut or 'none'}, {version}: {parameters:,} parameters, "
         f"{multiply_adds / 1e9:.3f} x 10^9 multiply-adds",
-        f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images "
-        f"({seeded or validated_on(data.val_source, part)}), {data.num_classes} classes",
+        f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({seen}), "
+        f"{data.num_classes} classes",
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
         f"{math.ceil(batches / accumulated)} steps an epoch"
         + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
