@@ -272,6 +272,11 @@ class DataModule(LightningDataModule):
             )
         return self.batch_size // parts
 
+    def evaluation_batch_size(self, devices: int, accumulated: int) -> int:
+        """Return the samples in one device's forward pass of an evaluation."""
+        # Without gradients more fits; at least 64, so that a batch size of 1 still evaluates fast.
+        return max(2 * self.batch_size // (devices * accumulated), 64)
+
     def check_evaluation(self, split: Split, processes: int) -> None:
         """Raise UserError where a process would have no image of a split to evaluate."""
         if (samples := self.n_samples(split)) < processes:
@@ -337,8 +342,7 @@ class DataModule(LightningDataModule):
         trainer = self._require_trainer()
         samples, world_size = self.n_samples(split), trainer.world_size
         self.check_evaluation(split, world_size)
-        # Without gradients more fits; at least 64, so that a batch size of 1 still evaluates fast.
-        micro = max(2 * self.batch_size // (world_size * trainer.accumulate_grad_batches), 64)
+        micro = self.evaluation_batch_size(world_size, trainer.accumulate_grad_batches)
         return self.loader(split, EvalSampler(samples, rank=trainer.global_rank, world_size=world_size), micro)
 
     def _require_trainer(self) -> Any:

@@ -296,6 +296,17 @@ def check(data: DataModule, trainer: Trainer) -> None:
                 "none to train; 1 is one batch, 1.0 all of them"
             )
         data.check_evaluation("val", trainer.world_size)
+        _check_validation(data, trainer)
+
+
+def _check_validation(data: DataModule, trainer: Trainer) -> None:
+    option = "overfit_batches" if trainer.overfit_batches else "limit_val_batches"
+    limit, images = getattr(trainer, option), data.n_samples("val") // trainer.world_size
+    batches = -(-images // data.evaluation_batch_size(trainer.world_size, trainer.accumulate_grad_batches))
+    if isinstance(limit, float) and batches * limit < 1:
+        raise UserError(
+            f"trainer.{option}={limit} of {batches} batches leaves none to validate on; 1 is one batch, 1.0 all of them"
+        )
 
 
 def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> Summary:

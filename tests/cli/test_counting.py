@@ -126,6 +126,22 @@ def test_what_cannot_count_is_refused(cli, tmp_path, options, said):
 
 
 @pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("limit_val_batches 0.001", "limit_val_batches=0.001 of 1 batches leaves none to validate on"),
+        ("limit_val_batches .9", "limit_val_batches=0.9 of 1 batches"),
+        ("overfit_batches 0.3", "overfit_batches=0.3 of 1 batches"),
+        ("limit_train_batches 0.1", "limit_train_batches=0.1 of 5 steps leaves none to train"),
+    ],
+)
+def test_a_fraction_of_a_batch_is_refused_before_anything_is_made(cli, tmp_path, option, said):
+    result = cli(f"fit {SMALL} --trainer.{option}")
+    assert result.status == 2
+    assert said in result.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("model: {arch: resnet8}\nmodel: {arch: resnet14}\n", "line 2: 'model' is given twice, first in line 1"),
