@@ -300,8 +300,9 @@ def check(data: DataModule, trainer: Trainer) -> None:
 
 
 def _check_validation(data: DataModule, trainer: Trainer) -> None:
-    option = "overfit_batches" if trainer.overfit_batches else "limit_val_batches"
-    limit, images = getattr(trainer, option), data.n_samples("val") // trainer.world_size
+    option = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else "limit_val_batches"
+    limit: float = getattr(trainer, option)
+    images = data.n_samples("val") // trainer.world_size
     batches = -(-images // data.evaluation_batch_size(trainer.world_size, trainer.accumulate_grad_batches))
     if isinstance(limit, float) and batches * limit < 1:
         raise UserError(
