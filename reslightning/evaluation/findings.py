@@ -1,4 +1,4 @@
-"""What a finished training leaves for the eye: its confusion matrix, and the images it got most wrong."""
+"""What a finished training leaves for the eye: its confusion matrix, and the images it got most wrong and right."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Findings(Callback):
 
 
 def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
-    """Write the confusion matrix, rows the classes, and a sheet of the worst validation images.
+    """Write the confusion matrix, rows the classes, and sheets of the worst and of the surest validation images.
 
     Args:
         samples: [N, 5], the validation part's index, label, guess, the guess's probability, and loss.
@@ -53,9 +53,11 @@ def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     names = [printable(name) for name in data.class_names]
     write_atomically(folder / layout.CONFUSION, _confusion(samples, names))
-    content = io.BytesIO()
-    _sheet(samples[samples[:, 4].argsort(descending=True)[:SHOWN]], data, names).save(content, "PNG")
-    write_atomically(folder / layout.WORST, content.getvalue())
+    by_loss = samples[samples[:, 4].argsort()]
+    for name, shown in ((layout.WORST, by_loss.flip(0)), (layout.SUREST, by_loss)):
+        content = io.BytesIO()
+        _sheet(shown[:SHOWN], data, names).save(content, "PNG")
+        write_atomically(folder / name, content.getvalue())
 
 
 def _confusion(samples: Tensor, names: list[str]) -> str:

@@ -5,5 +5,5 @@ from __future__ import annotations
 CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 EVALUATIONS, WANDB = "evaluations", "wandb"
-CONFUSION, WORST = "val-confusion.csv", "val-worst.png"  # in evaluations
+CONFUSION, WORST, SUREST = "val-confusion.csv", "val-worst.png", "val-surest.png"  # in evaluations
 LOCK, MISTAKE = "lock", "mistake"

@@ -20,6 +20,7 @@ from reslightning.track.wandb_settings import DEFAULTS, Mode, Wandb, place, refu
 # An unreachable server's share in a run's start and in its end, in seconds.
 INIT_TIMEOUT = 30.0
 FINISH_TIMEOUT = 30.0
+WHOLE = 100  # classes up to which a confusion matrix is sent with its zeros
 
 
 class SafeWandbLogger(WandbLogger):
@@ -59,22 +60,30 @@ class SafeWandbLogger(WandbLogger):
             warnings.warn(f"W&B did not take the metrics of step {step}: {error}", stacklevel=2)
 
     def show(self, folder: Path) -> None:
-        """Send the confusion matrix, as counts that are not zero, and the picture of the worst images; once."""
+        """Send the confusion matrix as W&B's own plot, and the pictures of the worst and the surest images; once."""
         import wandb
 
         try:
-            if self.experiment.summary.get("val/confusion") is not None or not (folder / layout.CONFUSION).exists():
+            if self.experiment.summary.get("val/worst") is not None or not (folder / layout.CONFUSION).exists():
                 return
             with (folder / layout.CONFUSION).open(newline="") as file:
-                names, *rows = csv.reader(file)
-            counts = [
+                (_, *names), *rows = csv.reader(file)
+            counts: list[Any] = [
                 [row[0], name, int(count)]
                 for row in rows
-                for name, count in zip(names[1:], row[1:], strict=True)
-                if int(count)
+                for name, count in zip(names, row[1:], strict=True)
+                if int(count) or len(names) <= WHOLE
             ]
-            table = wandb.Table(columns=["class", "taken for", "images"], data=counts)
-            self.experiment.log({"val/confusion": table, "val/worst": wandb.Image(str(folder / layout.WORST))})
+            columns = ["Actual", "Predicted", "nPredictions"]
+            matrix = wandb.plot_table(
+                vega_spec_name="wandb/confusion_matrix/v1",
+                data_table=wandb.Table(columns=columns, data=counts),
+                fields={name: name for name in columns},
+                string_fields={"title": "validation images"},
+            )
+            pictures = {"val/worst": folder / layout.WORST, "val/surest": folder / layout.SUREST}
+            shown = {name: wandb.Image(str(path)) for name, path in pictures.items() if path.exists()}
+            self.experiment.log({"val/confusion": matrix, **shown})
         except Exception as error:
             warnings.warn(f"W&B did not take the confusion matrix: {error}", stacklevel=2)
 
@@ -192,6 +201,18 @@ def wandb_summary(summary: Summary) -> dict[str, Any]:
     return {
         **{f"last/{name.removeprefix('val/')}": value for name, value in metrics.items() if name.startswith("val/")},
         **{f"best/{name.removeprefix('val/')}": value for name, value in best.items()},
+        **_result(best if summary.get("val_source") == "held-out" else metrics, summary),
         **{name: summary.get(name) for name in ("status", "minutes_lost")},
         "run": {name: summary.get(name) for name in (*COST, "segments", "minutes_lost")},
     }
+
+
+def _result(metrics: Mapping[str, Any], summary: Summary) -> dict[str, float]:
+    """Return a finished run's accuracy and its 95 % interval (Wilson's), of images drawn like the evaluated ones."""
+    from scipy.stats import binomtest
+
+    images = (summary.get("n_samples") or {}).get("val")
+    if summary.get("status") != "finished" or not images or "val/top1" not in metrics:
+        return {}
+    found = binomtest(round(metrics["val/top1"] * images), images).proportion_ci(0.95, "wilson")
+    return {"result/top1": metrics["val/top1"], "result/top1_low": found.low, "result/top1_high": found.high}

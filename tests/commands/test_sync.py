@@ -1,6 +1,7 @@
 """sync uploads every epoch once, from recordings where they are whole and else from metrics.csv."""
 
 import json
+import math
 import socket
 import subprocess
 import time
@@ -36,10 +37,18 @@ def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
     assert name == facts["run_id"]
     assert run.summary["last/top1"] == facts["metrics"]["val/top1"]
     assert run.summary["best/top1"] == facts["best"]["val/top1"]
+    accuracy, low, high = (run.summary[f"result/top1{ending}"] for ending in ("", "_low", "_high"))
+    assert accuracy == facts["metrics"]["val/top1"]
+    for bound in (low, high):  # Wilson's: where the accuracy is 1.96 standard deviations away
+        assert abs(accuracy - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / 359), rel=1e-6)
+    assert low < accuracy < high
     assert run.summary["run"]["segments"][0]["to_step"] == 10
     assert run.config["run"]["value"]["arch"] == "resnet8"
     assert any("val/worst" in file for file in run.files)
-    assert any("val/confusion" in file for file in run.files)
+    assert sum("val/surest" in file for file in run.files) == 1
+    assert sum("val/confusion" in file for file in run.files) == 1
+    plot = run.config["_wandb"]["value"]["visualize"]["val/confusion"]
+    assert plot["panel_config"]["panelDefId"] == "wandb/confusion_matrix/v1"
     assert not Path("wandb").exists()
 
 
