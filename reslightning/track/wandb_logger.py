@@ -74,10 +74,10 @@ class SafeWandbLogger(WandbLogger):
                 for name, count in zip(names, row[1:], strict=True)
                 if int(count) or len(names) <= WHOLE
             ]
-            columns = ["Actual", "Predicted", "nPredictions"]
+            columns = ("Actual", "Predicted", "nPredictions")
             matrix = wandb.plot_table(
                 vega_spec_name="wandb/confusion_matrix/v1",
-                data_table=wandb.Table(columns=columns, data=counts),
+                data_table=wandb.Table(columns=[*columns], data=counts),
                 fields={name: name for name in columns},
                 string_fields={"title": "validation images"},
             )
