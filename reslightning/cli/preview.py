@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI, devices, fingerprint
+from reslightning.cli.lightning_cli import CLI, devices, fingerprint, quiet
 from reslightning.errors import UserError
 from reslightning.run.directory import Run
 
@@ -30,7 +30,8 @@ class Preview(CLI):
 
     def __init__(self, argv: Sequence[str], nodes: int, devices: int) -> None:
         self.nodes, self.devices = nodes, devices
-        super().__init__(argv)
+        with quiet():
+            super().__init__(argv)
 
     def before_instantiate_classes(self) -> None:
         """Check how many tasks it is for."""
@@ -52,6 +53,9 @@ class Preview(CLI):
             self.fingerprint = fingerprint(built.model, built.data)
         self.run = self._find_run()
         os.environ.pop(RUN_DIR_VARIABLE, None)
+
+    def _set_seed(self) -> None:
+        """Do nothing: what submits, a notebook perhaps, keeps its own random numbers."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Do nothing."""

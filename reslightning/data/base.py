@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.util  # which registers its own end
 import os
 import signal
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -76,6 +75,7 @@ class DataModule(LightningDataModule):
     unused: ClassVar[frozenset[str]] = frozenset()  # options that mean nothing to it
     upright: bool = False  # whether image files are turned as their EXIF data says
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
+    worker_init: Callable[[int], None] | None = None  # what a loader's worker does first, given its number
 
     def __init__(
         self,
@@ -396,8 +396,9 @@ class DataModule(LightningDataModule):
 def prepare(data: DataModule) -> None:
     """Download where asked, on one process, and read the data, so that what is wrong shows at once.
 
-    All processes stage, for every node to do so at the same time.
+    All processes stage, for every node to do so at the same time. What comes next is stopped by this process alone.
     """
+    data.worker_init = ignore_signals
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         data.prepare_data()
         data.setup()
@@ -413,8 +414,19 @@ def ignore_signals(worker: int) -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
-@atexit.register  # behind multiprocessing's own, and so before it
-def _end_workers() -> None:
-    """Kill the workers of a training that ended early: they ignore the SIGTERM that Python would wait for."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
+class Loader(DataLoader[Any]):
+    """A loader whose workers are known, for the command line to end."""
+
+    workers: ClassVar[WeakSet[BaseProcess]] = WeakSet()
+
+    def __iter__(self) -> Any:
+        """Start an epoch's workers."""
+        iterator = super().__iter__()
+        self.workers.update(getattr(iterator, "_workers", ()))
+        return iterator
+
+
+def end_workers() -> None:
+    """Kill the workers of what ended early: they ignore the SIGTERM that Python would send and wait for."""
+    while Loader.workers:
+        Loader.workers.pop().kill()
