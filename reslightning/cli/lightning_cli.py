@@ -161,7 +161,8 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; of a finished run whose data or weights are gone, show the result."""
         try:
-            super().instantiate_classes()
+            with unwrapped():
+                super().instantiate_classes()
         except UserError:
             if self.subcommand == "fit" and self.fingerprint is None and not self._options.fresh:
                 run, config = self._find_run(), yaml.safe_load(self._text())
@@ -301,6 +302,18 @@ class CLI(LightningCLI):
             config=self.given,
             trained=trained,
         )
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the UserError of a constructor as it was, which jsonargparse says among the types that it tried."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise (cause or error) from error
 
 
 def fingerprint(model: ImageClassifier, data: DataModule) -> Fingerprint:

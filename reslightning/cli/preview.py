@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI, devices, fingerprint, quiet
+from reslightning.cli.lightning_cli import CLI, devices, fingerprint, quiet, unwrapped
 from reslightning.errors import UserError
 from reslightning.run.directory import Run
 
@@ -46,8 +46,8 @@ class Preview(CLI):
 
     def instantiate_classes(self) -> None:
         """Build the network and the data module, which check their options, and find the run: by its data, if there."""
-        built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
-        built.data.check_options()
+        with unwrapped():
+            built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
         built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
         with contextlib.suppress(UserError):  # the nodes may have what is not here
             self.fingerprint = fingerprint(built.model, built.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -27,9 +28,10 @@ from reslightning.data.progress import started_by_lightning, training_position
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
-from reslightning.ranges import Range, check_ranges
+from reslightning.ranges import Range, check_names, check_values
 
 FRACTION, SPREAD = Range("fractions in [0, 1]"), Range("fractions in (0, 1]")
+SEED = Range("a whole number in [0, 4294967295]")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
@@ -40,7 +42,36 @@ def keep(owner: object, given: dict[str, Any]) -> None:
     vars(owner).update({name: value for name, value in given.items() if name not in ("self", "__class__", "options")})
 
 
-class DataModule(LightningDataModule):
+Made = TypeVar("Made")
+
+
+class Checked(type):
+    """Refuses options when a data module is made, those too that its class only passes on to its base."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's own signature, which ``__call__`` would hide."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __call__(cls: type[Made], *given: Any, **options: Any) -> Made:
+        """Make a data module of options that are known and of their types and ranges.
+
+        Raises:
+            UserError: one that is not.
+        """
+        named = dict(zip(list(inspect.signature(cls).parameters), given, strict=False)) | options
+        check_values(cls, named, "data")
+        try:
+            made = type.__call__(cls, *given, **options)
+        except TypeError:
+            check_names(cls, options, "data")  # what else may be wrong is the class's own
+            raise
+        made.check_options()
+        return made
+
+
+class DataModule(LightningDataModule, metaclass=Checked):
     """Images with labels; order and augmentation are functions of (seed, epoch, sample).
 
     Args:
@@ -91,7 +122,7 @@ class DataModule(LightningDataModule):
         erasing: Annotated[float | None, Range("a probability, [0, 1]")] = None,
         mixup: Annotated[float | None, Range("0 or more")] = None,
         cutmix: Annotated[float | None, Range("0 or more")] = None,
-        seed: int = 0,
+        seed: Annotated[int, SEED] = 0,
     ) -> None:
         super().__init__()
         keep(self, locals())
@@ -169,6 +200,20 @@ class DataModule(LightningDataModule):
         """How an image is evaluated, in a word: its centre, which for small images is all of it."""
         return "center"
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """How an image comes to the size that is evaluated, in pixels.
+
+        Its shorter side is scaled to ``eval_resize`` by ``interpolation``, and the middle ``eval_size`` is taken. Both
+        ways to scale are None where images have that size. ``image_size`` is what the network is given.
+        """
+        return {
+            "image_size": self.image_size,
+            "eval_resize": None,
+            "eval_size": self.image_size,
+            "interpolation": None,
+        }
+
     @abstractmethod
     def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return an image [height, width, 3] as it is evaluated, before it is normalised."""
@@ -213,8 +258,7 @@ class DataModule(LightningDataModule):
     # -- checks ------------------------------------------------------------------------------------
 
     def check_options(self) -> None:
-        """Raise UserError for option values that mean nothing."""
-        check_ranges(type(self), vars(self), "data")
+        """Raise UserError for option values that mean nothing together or to this data."""
         for option, values in (("mean", self.mean), ("std", self.std)):
             if values.shape != (3,):
                 raise UserError(f"data.{option} has {len(values)} values; allowed: 3, one per channel")
@@ -428,5 +472,11 @@ class Loader(DataLoader[Any]):
 
 def end_workers() -> None:
     """Kill the workers of what ended early: they ignore the SIGTERM that Python would send and wait for."""
-    while Loader.workers:
-        Loader.workers.pop().kill()
+    workers = list(Loader.workers)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if workers else None  # torch's would raise for each
+    for worker in workers:
+        worker.kill()
+        worker.join()
+        Loader.workers.discard(worker)
+    if before:
+        signal.signal(signal.SIGCHLD, before)

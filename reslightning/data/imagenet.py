@@ -138,6 +138,11 @@ class ImageFolder(DataModule):
         usual = (self.eval_resize, self.eval_size) == (256, 224)
         return "center" if usual else f"center-{self.eval_resize}-{self.eval_size}"
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """How an image comes to the size that is evaluated: by Pillow's bilinear filter, which averages."""
+        return super().sizes | {"eval_resize": self.eval_resize, "interpolation": "bilinear"}
+
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
         super().check_options()
