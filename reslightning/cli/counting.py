@@ -12,6 +12,7 @@ import yaml
 from reslightning.cli.configs import Loader, load_config
 from reslightning.cli.options import LINKED
 from reslightning.data import registry
+from reslightning.data.base import SEED
 from reslightning.errors import UserError
 from reslightning.ranges import Range
 from reslightning.run import layout
@@ -23,7 +24,6 @@ NOT_SUPPORTED = (
     ("max_time", ("None",), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
     ("val_check_interval", ("None", "1.0"), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
 )
-SEED = Range("a whole number in [0, 4294967295]")
 # What the Trainer would take, and no training can be.
 TRAINING = {
     "max_epochs": Range("epochs, 1 or more"),

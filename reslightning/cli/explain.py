@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from reslightning.cli.parser import options
 from reslightning.data import registry
 from reslightning.errors import near_misses
-from reslightning.ranges import parameters
-
-WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+from reslightning.ranges import allowed, literals, parameters
 
 
 def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
@@ -47,8 +44,8 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
             key, types["seed_everything"] = "seed_everything", int
         whole = value[0 if "Got value" in message else -1].strip()
         given = re.sub(r"^NestedArg\(key='.*?', val='?(.*?)'?\)$", r"\1", whole)
-        near = near_misses(given, _literals(types.get(key)))
-        return f"{key}={given} is not allowed{near}\nallowed: {_allowed(types.get(key))}"
+        near = near_misses(given, literals(types.get(key)))
+        return f"{key}={given} is not allowed{near}\nallowed: {allowed(types.get(key))}"
     return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
 
 
@@ -68,22 +65,3 @@ def option_types(parser: Any, data_sets: Iterable[type]) -> dict[str, Any]:
     for data_set in data_sets:
         types |= {f"data.{name}": hint for name, hint in parameters(data_set).items() if name != "seed"}
     return types
-
-
-def _literals(hint: Any) -> list[str]:
-    if get_origin(hint) is Literal:
-        return [str(value) for value in get_args(hint)]
-    return [value for part in get_args(hint) for value in _literals(part)]
-
-
-def _allowed(hint: Any) -> str:
-    if hint is None:
-        return "see --help"
-    if get_origin(hint) is Literal:
-        return ", ".join(str(value) for value in get_args(hint))
-    if get_origin(hint) in (Union, UnionType):
-        parts = dict.fromkeys(_allowed(part) for part in get_args(hint))
-        return ", ".join(parts)
-    if get_origin(hint) in (list, tuple):
-        return f"a list like [x, y] of {_allowed(get_args(hint)[0])}"
-    return WORDS.get(hint, getattr(hint, "__name__", str(hint)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -23,7 +24,7 @@ from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import refuse
 from reslightning.cli.explain import explain
 from reslightning.cli.options import OWN, refuse_secrets
-from reslightning.cli.parser import count_batches
+from reslightning.cli.parser import STRICT, Dumper, count_batches
 from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import check_places, job_id
 from reslightning.data import registry
@@ -46,6 +47,19 @@ from reslightning.train.segment import Segment, check
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
+# StochasticWeightAveraging has one for a default, and YAML knows none.
+Dumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
+# What Lightning says of what is by design.
+BY_DESIGN = (
+    ".*does not have many workers.*",  # loaders move indices
+    ".*ended before the epoch ended and your dataloader is not resumable.*",  # the sampler is
+    ".*is smaller than the logging interval.*",  # rows are written per epoch
+    ".*LeafSpec.*",  # Lightning's own use of torch
+    ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
+    r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
+    ".*all_gather is deprecated.*",  # Lightning's own use of torch
+    ".*in eval mode at the start of training.*",  # frozen stages
+)
 
 
 class Parser(LightningArgumentParser):
@@ -65,9 +79,6 @@ class CLI(LightningCLI):
         self.fingerprint: Fingerprint | None = None
         self.content: Mapping[str, Any] = {}  # of the checkpoint that is evaluated
         self.outputs: int | None = None  # the classes that its network knows
-        quiet()
-        # StochasticWeightAveraging has one for a default, and YAML knows none.
-        yaml.SafeDumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
         super().__init__(
             ImageClassifier,
             DataModule,
@@ -77,7 +88,7 @@ class CLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "prog": "reslightning"},
+            parser_kwargs={"allow_abbrev": False, "prog": "reslightning", "parser_mode": STRICT},
             trainer_defaults={
                 "max_epochs": 164,
                 "enable_model_summary": False,
@@ -158,7 +169,8 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; of a finished run whose data or weights are gone, show the result."""
         try:
-            super().instantiate_classes()
+            with unwrapped():
+                super().instantiate_classes()
         except UserError:
             if self.subcommand == "fit" and self.fingerprint is None and not self._options.fresh:
                 run, config = self._find_run(), yaml.safe_load(self._text())
@@ -310,6 +322,18 @@ class CLI(LightningCLI):
         )
 
 
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the UserError of a constructor as it was, which jsonargparse says among the types that it tried."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise (cause or error) from error
+
+
 def fingerprint(model: ImageClassifier, data: DataModule) -> Fingerprint:
     """Return what determines a result and is no option's value: data and starting weights, by content."""
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -328,18 +352,18 @@ def devices(trainer: Any) -> int:
     return len(listed) if len(listed) > 1 or not listed[0].isdigit() else int(listed[0])
 
 
-def quiet() -> None:
-    """Silence what Lightning says and a run's own first lines say better, or what is by design."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for by_design in (
-        ".*does not have many workers.*",  # loaders move indices
-        ".*ended before the epoch ended and your dataloader is not resumable.*",  # the sampler is
-        ".*is smaller than the logging interval.*",  # rows are written per epoch
-        ".*LeafSpec.*",  # Lightning's own use of torch
-        ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
-        r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
-        ".*all_gather is deprecated.*",  # Lightning's own use of torch
-        ".*in eval mode at the start of training.*",  # frozen stages
-    ):
-        warnings.filterwarnings("ignore", message=by_design)
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence for a while what Lightning says and a run's own first lines say better, or what is by design."""
+    loggers = {name: logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    with warnings.catch_warnings():
+        for logger in loggers.values():
+            logger.setLevel(logging.WARNING)
+        for message in BY_DESIGN:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for name, logger in loggers.items():
+                logger.setLevel(levels[name])

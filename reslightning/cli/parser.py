@@ -22,6 +22,7 @@ WORDS = {
 }
 
 
+STRICT = "reslightning"  # the parsers' mode: a host's own read YAML as they did
 _load = jsonargparse.get_loader("yaml")
 
 
@@ -31,14 +32,29 @@ def _load_strictly(text: str) -> Any:
     return _load(text)
 
 
-jsonargparse.set_loader("yaml", _load_strictly, exceptions=(yaml.YAMLError,))
+class Dumper(yaml.SafeDumper):
+    """What configurations are written with."""
+
+
+def _dump(content: Any) -> str:
+    return yaml.dump(content, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+jsonargparse.set_loader(STRICT, _load_strictly, exceptions=(yaml.YAMLError,))
+jsonargparse.set_dumper(STRICT, _dump)
 
 
 class CommandParser(jsonargparse.ArgumentParser):
     """Says what is wrong in one message with a near miss; takes no abbreviations, and dashes for underscores."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.HelpFormatter,
+            parser_mode=STRICT,
+        )
         self._words: list[str] = []
 
     def parse_args(self, args: Sequence[str], **options: Any) -> jsonargparse.Namespace:  # type: ignore[override]

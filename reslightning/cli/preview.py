@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI, devices, fingerprint
+from reslightning.cli.lightning_cli import CLI, devices, fingerprint, quiet, unwrapped
 from reslightning.errors import UserError
 from reslightning.run.directory import Run
 
@@ -30,7 +30,8 @@ class Preview(CLI):
 
     def __init__(self, argv: Sequence[str], nodes: int, devices: int) -> None:
         self.nodes, self.devices = nodes, devices
-        super().__init__(argv)
+        with quiet():
+            super().__init__(argv)
 
     def before_instantiate_classes(self) -> None:
         """Check how many tasks it is for."""
@@ -45,13 +46,16 @@ class Preview(CLI):
 
     def instantiate_classes(self) -> None:
         """Build the network and the data module, which check their options, and find the run: by its data, if there."""
-        built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
-        built.data.check_options()
+        with unwrapped():
+            built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
         built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
         with contextlib.suppress(UserError):  # the nodes may have what is not here
             self.fingerprint = fingerprint(built.model, built.data)
         self.run = self._find_run()
         os.environ.pop(RUN_DIR_VARIABLE, None)
+
+    def _set_seed(self) -> None:
+        """Do nothing: what submits, a notebook perhaps, keeps its own random numbers."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Do nothing."""

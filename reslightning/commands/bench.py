@@ -56,7 +56,6 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv[1:])
     if min(args.rounds, args.steps, args.batch_size) < 1 or args.seconds <= 0:
         parser.error("--rounds, --steps, --batch_size and --seconds must be above zero")
-    quiet()
     if args.what == "data":
         bench_data(args)
     elif args.data != "CIFAR10":
@@ -64,7 +63,8 @@ def main(argv: list[str]) -> int:
     else:
         data = CIFAR10(root=args.root, batch_size=args.batch_size)
         data.setup()
-        _bench_train(data, args.arch, args.rounds, args.steps)
+        with quiet():
+            _bench_train(data, args.arch, args.rounds, args.steps)
     return 0
 
 

@@ -137,6 +137,7 @@ def plain_memory_loader(data: InMemory) -> DataLoader[Any]:
 def _bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds: float, gpu_rate: float) -> None:
     """Print images per second of one core from files to normalised batches, by stage, and cores for a rate."""
     torch.set_num_threads(1)
+    decode.use_one_thread()
     size, count = data.train_size, data.n_samples("train")
     if min(count, reference.n_samples("train")) < BATCH:
         raise UserError(f"{data.root} has {count} training images; at least {BATCH} are needed to measure")

@@ -18,7 +18,7 @@ from reslightning.compare.filters import Filter, select
 from reslightning.compare.groups import Table, grouped, sections
 from reslightning.compare.tables import FORMATS, headed, order, render
 from reslightning.errors import UserError
-from reslightning.run.record import RunRecord, find_runs
+from reslightning.run.record import RunRecord, runs_below
 
 WANDB = "wandb:"
 
@@ -147,7 +147,7 @@ def _records(args: Namespace) -> tuple[list[RunRecord], list[str]]:
 
             found, skipped = read_project(place.removeprefix(WANDB), group=args.group)
         else:
-            found, skipped = _from_folder(Path(place).expanduser(), seen)
+            found, skipped = runs_below(Path(place).expanduser(), seen)
         records += found
         notes += skipped
     if args.group:
@@ -160,26 +160,6 @@ def _records(args: Namespace) -> tuple[list[RunRecord], list[str]]:
         if names[run.name] > 1:
             run.name = run.source
     return unique, [*notes, *copies]
-
-
-def _from_folder(path: Path, seen: set[Path]) -> tuple[list[RunRecord], list[str]]:
-    """Return the runs at or below a path but those seen before, and what of it is none."""
-    records, skipped, known = [], [], False
-    for directory in find_runs(path):
-        if (place := directory.resolve()) in seen:
-            known = True
-            continue
-        seen.add(place)
-        try:
-            records.append(RunRecord.from_directory(directory))
-        except UserError as error:
-            skipped.append(f"skipped {error}")
-    if not records and not known:
-        found = f"; {len(skipped)} folders were skipped:\n" + "\n".join(skipped[:5]) if skipped else ""
-        looked = "looked for: folders with summary.json or metrics.csv, at any depth"
-        there = "" if path.exists() else ", which does not exist"
-        raise UserError(f"no runs at {path.absolute()}{there}{found}\n{looked}")
-    return records, ([f"{len(skipped)} folders are no runs:"] if len(skipped) > 1 else []) + skipped
 
 
 def _without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:

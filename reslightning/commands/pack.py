@@ -238,6 +238,7 @@ def _pack(source: Source, dest: Path, shards: list[Shard], resize: Resize, worke
 def _start(counter: Any) -> None:
     global _counter
     _counter = counter
+    decode.use_one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -7,8 +7,9 @@ import os
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI
+from reslightning.cli.lightning_cli import CLI, quiet
 from reslightning.cluster.staging import release
+from reslightning.data.base import end_workers
 from reslightning.errors import UserError
 
 # What Lightning's launcher sets in the first process for the others.
@@ -19,11 +20,13 @@ def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands."""
     before = set(os.environ)
     try:
-        CLI(argv)
+        with quiet():
+            CLI(argv)
     except MisconfigurationException as error:
         raise UserError(f"Lightning refuses this combination of options: {error}") from error
     finally:
         for name in {RUN_DIR_VARIABLE, *LAUNCHED} - before:  # what this process starts later is not its training's
             os.environ.pop(name, None)
+        end_workers()
         release()
     return 0

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
+import inspect
 import json
-import multiprocessing
-import multiprocessing.util  # which registers its own end
 import os
 import signal
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from reslightning.data.progress import started_by_lightning, training_position
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
-from reslightning.ranges import Range, check_ranges
+from reslightning.ranges import Range, check_names, check_values
 
 FRACTION, SPREAD = Range("fractions in [0, 1]"), Range("fractions in (0, 1]")
+SEED = Range("a whole number in [0, 4294967295]")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
@@ -41,7 +42,36 @@ def keep(owner: object, given: dict[str, Any]) -> None:
     vars(owner).update({name: value for name, value in given.items() if name not in ("self", "__class__", "options")})
 
 
-class DataModule(LightningDataModule):
+Made = TypeVar("Made")
+
+
+class Checked(type):
+    """Refuses options when a data module is made, those too that its class only passes on to its base."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's own signature, which ``__call__`` would hide."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __call__(cls: type[Made], *given: Any, **options: Any) -> Made:
+        """Make a data module of options that are known and of their types and ranges.
+
+        Raises:
+            UserError: one that is not.
+        """
+        named = dict(zip(list(inspect.signature(cls).parameters), given, strict=False)) | options
+        check_values(cls, named, "data")
+        try:
+            made = type.__call__(cls, *given, **options)
+        except TypeError:
+            check_names(cls, options, "data")  # what else may be wrong is the class's own
+            raise
+        made.check_options()
+        return made
+
+
+class DataModule(LightningDataModule, metaclass=Checked):
     """Images with labels; order and augmentation are functions of (seed, epoch, sample).
 
     Args:
@@ -78,6 +108,7 @@ class DataModule(LightningDataModule):
     answers: Sequence[str] | None = None  # the classes that an evaluated network knows, where they are others
     columns: Tensor | None = None  # of these, each class's
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
+    worker_init: Callable[[int], None] | None = None  # what a loader's worker does first, given its number
 
     def __init__(
         self,
@@ -93,7 +124,7 @@ class DataModule(LightningDataModule):
         erasing: Annotated[float | None, Range("a probability, [0, 1]")] = None,
         mixup: Annotated[float | None, Range("0 or more")] = None,
         cutmix: Annotated[float | None, Range("0 or more")] = None,
-        seed: int = 0,
+        seed: Annotated[int, SEED] = 0,
     ) -> None:
         super().__init__()
         keep(self, locals())
@@ -182,6 +213,20 @@ class DataModule(LightningDataModule):
         """How an image is evaluated, in a word: its centre, which for small images is all of it."""
         return "center"
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """How an image comes to the size that is evaluated, in pixels.
+
+        Its shorter side is scaled to ``eval_resize`` by ``interpolation``, and the middle ``eval_size`` is taken. Both
+        ways to scale are None where images have that size. ``image_size`` is what the network is given.
+        """
+        return {
+            "image_size": self.image_size,
+            "eval_resize": None,
+            "eval_size": self.image_size,
+            "interpolation": None,
+        }
+
     @abstractmethod
     def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return an image [height, width, 3] as it is evaluated, before it is normalised."""
@@ -226,8 +271,7 @@ class DataModule(LightningDataModule):
     # -- checks ------------------------------------------------------------------------------------
 
     def check_options(self) -> None:
-        """Raise UserError for option values that mean nothing."""
-        check_ranges(type(self), vars(self), "data")
+        """Raise UserError for option values that mean nothing together or to this data."""
         for option, values in (("mean", self.mean), ("std", self.std)):
             if values.shape != (3,):
                 raise UserError(f"data.{option} has {len(values)} values; allowed: 3, one per channel")
@@ -414,8 +458,9 @@ class DataModule(LightningDataModule):
 def prepare(data: DataModule) -> None:
     """Download where asked, on one process, and read the data, so that what is wrong shows at once.
 
-    All processes stage, for every node to do so at the same time.
+    All processes stage, for every node to do so at the same time. What comes next is stopped by this process alone.
     """
+    data.worker_init = ignore_signals
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         data.prepare_data()
         data.setup()
@@ -431,8 +476,25 @@ def ignore_signals(worker: int) -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
-@atexit.register  # behind multiprocessing's own, and so before it
-def _end_workers() -> None:
-    """Kill the workers of a training that ended early: they ignore the SIGTERM that Python would wait for."""
-    for worker in multiprocessing.active_children():
+class Loader(DataLoader[Any]):
+    """A loader whose workers are known, for the command line to end."""
+
+    workers: ClassVar[WeakSet[BaseProcess]] = WeakSet()
+
+    def __iter__(self) -> Any:
+        """Start an epoch's workers."""
+        iterator = super().__iter__()
+        self.workers.update(getattr(iterator, "_workers", ()))
+        return iterator
+
+
+def end_workers() -> None:
+    """Kill the workers of what ended early: they ignore the SIGTERM that Python would send and wait for."""
+    workers = list(Loader.workers)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if workers else None  # torch's would raise for each
+    for worker in workers:
         worker.kill()
+        worker.join()
+        Loader.workers.discard(worker)
+    if before:
+        signal.signal(signal.SIGCHLD, before)

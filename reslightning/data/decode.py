@@ -28,7 +28,10 @@ _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _BASELINE = 0xC0  # the marker of a frame that is coded row by row
 _BAND = 32  # rows: two bands of blocks at the usual subsampling, of which one is smoothed into the last row
 
-cv2.setNumThreads(0)  # the loader's workers are the parallelism
+
+def use_one_thread() -> None:
+    """Decode and scale in the calling thread alone, in all of this process: its siblings are the parallelism."""
+    cv2.setNumThreads(0)
 
 
 class ImageError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import decode
-from reslightning.data.base import DataModule, ignore_signals, keep
+from reslightning.data.base import DataModule, Loader, keep
 from reslightning.data.indexing import some
 from reslightning.data.labels import imagenet_classes
-from reslightning.data.reader import Failed, Reader
+from reslightning.data.reader import Failed, Reader, start
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
@@ -135,6 +136,11 @@ class ImageFolder(DataModule):
         """The centre, with its sizes where they are not the usual ones; torchvision's V2 is center-232-224."""
         usual = (self.eval_resize, self.eval_size) == (256, 224)
         return "center" if usual else f"center-{self.eval_resize}-{self.eval_size}"
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """How an image comes to the size that is evaluated: by Pillow's bilinear filter, which averages."""
+        return super().sizes | {"eval_resize": self.eval_resize, "interpolation": "bilinear"}
 
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
@@ -275,13 +281,13 @@ class ImageFolder(DataModule):
         workers = self.num_workers
         if workers is None:
             workers = self.cpus() - 1
-        return DataLoader(
+        return Loader(
             Reader(self, split, sampler),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
             collate_fn=_as_it_is,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=functools.partial(start, self.worker_init),
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -373,9 +379,10 @@ def _decode_on_device(items: Sequence[Any], device: torch.device, size: int) -> 
     """Decode JPEGs on a device and return their crops [B, 3, size, size], uint8."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    warnings.filterwarnings("ignore", message=".*decoding and encoding capabilities of TorchVision are deprecated")
     encoded = [torch.from_numpy(item[0].copy()) for item in items if isinstance(item, tuple)]
-    decoded = iter(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else [])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*decoding and encoding capabilities of TorchVision are deprecated")
+        decoded = iter(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else [])
     batch = torch.empty(len(items), 3, size, size, dtype=torch.uint8, device=device)
     for row, item in zip(batch, items, strict=True):
         if isinstance(item, tuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import augmentations
-from reslightning.data.base import CROP, CUTOUT, DataModule, ignore_signals, keep
+from reslightning.data.base import CROP, CUTOUT, DataModule, Loader, keep
 from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.twins import same_pixels, shared
@@ -115,13 +115,13 @@ class InMemory(DataModule):
 
     def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[int]:
         """Return a loader of index batches [B], int64: they are light, so that no worker is fastest."""
-        return DataLoader(
+        return Loader(
             range(self.n_samples(split)),  # type: ignore[arg-type]
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers or 0,
             collate_fn=torch.tensor,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=self.worker_init,
         )
 
     def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

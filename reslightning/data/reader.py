@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,13 @@ from reslightning.errors import UserError
 
 if TYPE_CHECKING:
     from reslightning.data.imagenet import ImageFolder
+
+
+def start(init: Callable[[int], None] | None, worker: int) -> None:
+    """Begin a worker's life, one of those that share the CPUs."""
+    decode.use_one_thread()
+    if init:
+        init(worker)
 
 
 class Failed:

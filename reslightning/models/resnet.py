@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,12 +17,13 @@ from reslightning.models.blocks import (
     conv3x3,
 )
 from reslightning.models.weights import load_weights
+from reslightning.ranges import Range, check_values
 
 
 def build_model(
     arch: str,
     *,
-    num_classes: int | None = None,
+    num_classes: Annotated[int | None, Range("1 or more")] = None,
     shortcut: str | None = None,
     version: str | None = None,
     weights: str | None = None,
@@ -48,16 +51,17 @@ def build_model(
     Raises:
         UserError: an unknown name or option, or weights that do not fit.
     """
+    check_values(build_model, locals(), "")
     architecture, kind, order = resolve_options(arch, shortcut, version)
     model = ResNet(
         architecture,
-        num_classes=num_classes or architecture.num_classes,
+        num_classes=architecture.num_classes if num_classes is None else num_classes,
         shortcut=kind,
         version=order,
         zero_init_residual=zero_init_residual,
     )
     if weights is not None:
-        load_weights(model, weights, arch, shortcut=shortcut, version=version)
+        load_weights(model, str(weights), arch, shortcut=shortcut, version=version)
     return model
 
 

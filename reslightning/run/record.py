@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 from reslightning.errors import UserError
 from reslightning.files import read_json, read_rows
+from reslightning.ranges import check_values
 from reslightning.run import layout
 from reslightning.run.lock import DEAD_AFTER
 from reslightning.run.provenance import mixed_code
@@ -168,6 +170,45 @@ def _best(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return max(valid, key=itemgetter("val/top1"), default={})
 
 
+def load_runs(place: str | Path = "runs") -> list[RunRecord]:
+    """Read every run at or below a folder, also those that are cut or still training.
+
+    Folders that are no runs are warned of.
+
+    Raises:
+        UserError: there are none.
+    """
+    check_values(load_runs, {"place": place}, "")
+    records, skipped = runs_below(Path(place).expanduser(), set())
+    for line in skipped:
+        warnings.warn(line, stacklevel=2)
+    return records
+
+
+def runs_below(path: Path, seen: set[Path]) -> tuple[list[RunRecord], list[str]]:
+    """Return the runs at or below a path but those seen before, and lines on what of it is none.
+
+    Raises:
+        UserError: there are none.
+    """
+    records, skipped, known = [], [], False
+    for directory in find_runs(path):
+        if (place := directory.resolve()) in seen:
+            known = True
+            continue
+        seen.add(place)
+        try:
+            records.append(RunRecord.from_directory(directory))
+        except UserError as error:
+            skipped.append(f"skipped {error}")
+    if not records and not known:
+        found = f"; {len(skipped)} folders were skipped:\n" + "\n".join(skipped[:5]) if skipped else ""
+        looked = "looked for: folders with summary.json or metrics.csv, at any depth"
+        there = "" if path.exists() else ", which does not exist"
+        raise UserError(f"no runs at {path.absolute()}{there}{found}\n{looked}")
+    return records, ([f"{len(skipped)} folders are no runs:"] if len(skipped) > 1 else []) + skipped
+
+
 _OWN = {layout.CHECKPOINTS, layout.EVALUATIONS, layout.WANDB}
 
 
@@ -214,8 +255,10 @@ def evaluation_checkpoint(directory: Path) -> Path:
         UserError: the directory is no run's, or has no checkpoint.
     """
     summary = read_summary(directory)
-    if summary is None:
+    if not summary:
         raise UserError(f"{directory} is no run directory: it has no summary.json")
+    if not {"run_id", "identity", "format"} & summary.keys():
+        raise UserError(f"{directory} is no run directory: its summary.json is not a run's")
     name = layout.BEST if summary.get("val_source") == "held-out" else layout.LAST
     path = directory / layout.CHECKPOINTS / name
     if not path.is_file():

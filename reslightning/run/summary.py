@@ -62,6 +62,12 @@ class Summary(TypedDict, total=False):
     classes: int
     protocol: str
     exif_orientation: bool  # whether image files were turned upright; runs that lack it turned none
+    mean: list[float]  # by which images in [0, 1] are normalised, a value a channel
+    std: list[float]
+    image_size: int  # pixels: what the network is given in evaluations
+    eval_resize: int | None  # pixels that the shorter side is scaled to; None where images have their size
+    eval_size: int  # pixels: the middle that is evaluated
+    interpolation: str | None
     val_source: str  # held-out, test
     val_part: str  # train, val, test: what validation images are from
     majority: dict[str, float]  # share of the most frequent class in train and val

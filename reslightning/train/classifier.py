@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import torch
 import torch.distributed as dist
@@ -19,10 +20,11 @@ from reslightning.data.progress import batches_per_epoch, evaluates_everything
 from reslightning.errors import TrainingError, UserError
 from reslightning.models.architectures import Shortcut, Version
 from reslightning.models.resnet import build_model
-from reslightning.models.weights import load_weights
-from reslightning.ranges import Range, check_ranges
-from reslightning.run.record import weights_file
-from reslightning.train.optim import Optim, Schedule, keep_values, make_factor, make_optimizer, values
+from reslightning.models.weights import load_weights, read_checkpoint
+from reslightning.ranges import Range, check_names, check_values, plain
+from reslightning.run.record import evaluation_checkpoint, weights_file
+from reslightning.train.optim import Optim, Schedule, keep_values, make_factor, make_optimizer, options, values
+from reslightning.train.restored import seen
 
 TOP5_FROM = 6  # classes; of five, every guess is among the top five
 
@@ -41,8 +43,8 @@ class ImageClassifier(LightningModule):
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
         weights: torchvision:NAME, a run directory, a checkpoint or a state dict file to start from.
-        optim: the optimizer.
-        schedule: the learning rate's course.
+        optim: the optimizer, or a dict of its options.
+        schedule: the learning rate's course, likewise.
         label_smoothing: probability spread over all classes in training, in [0, 1).
         ema_decay: evaluate an exponential moving average of the weights with this decay in (0, 1).
         new_head: take all of ``weights`` but the final layer, which starts anew for other classes.
@@ -60,10 +62,17 @@ class ImageClassifier(LightningModule):
     # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
     samples: Tensor | None = None
 
+    # Of a run's network, see ``from_run``.
+    class_names: list[str] | None = None
+    image_size: int | None = None
+    eval_resize: int | None = None
+    eval_size: int | None = None
+    interpolation: str | None = None
+
     def __init__(
         self,
         arch: str = "resnet20",
-        num_classes: int = 10,
+        num_classes: Annotated[int, Range("1 or more")] = 10,
         shortcut: Shortcut | None = None,
         version: Version | None = None,
         zero_init_residual: bool = False,
@@ -80,15 +89,14 @@ class ImageClassifier(LightningModule):
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        check_ranges(ImageClassifier, given, "model")
+        check_values(ImageClassifier, given, "model")
         if new_head and weights is None:
             raise UserError("model.new_head needs model.weights to take the rest from")
         self.arch, self.num_classes = arch, num_classes
-        self.optim = Optim(**optim) if isinstance(optim, dict) else optim
-        self.schedule = Schedule(**schedule) if isinstance(schedule, dict) else schedule
+        self.optim, self.schedule = options(Optim, optim), options(Schedule, schedule)
         # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
-        plain = given | {"optim": asdict(self.optim), "schedule": asdict(self.schedule)}
-        self.save_hyperparameters({k: v for k, v in plain.items() if k not in ("weights", "new_head")}, logger=False)
+        kept = plain(given | {"optim": asdict(self.optim), "schedule": asdict(self.schedule)})
+        self.save_hyperparameters({k: v for k, v in kept.items() if k not in ("weights", "new_head")}, logger=False)
         self.model = build_model(
             arch, num_classes=num_classes, shortcut=shortcut, version=version, zero_init_residual=zero_init_residual
         )
@@ -103,11 +111,38 @@ class ImageClassifier(LightningModule):
         self._eval_sums = _zeros(torch.device("cpu"))
         self._samples: list[Tensor] = []
 
+    @classmethod
+    def from_run(cls, run: str | Path) -> Self:
+        """Return a run's network as an evaluation would use it: in evaluation mode, on the CPU.
+
+        Its weights are those of best.ckpt where validation images were held out, else of last.ckpt, and averaged ones
+        where the run averages. It has ``class_names``; ``mean`` and ``std`` [3], by which images in [0, 1] are
+        normalised; and, in pixels, ``image_size``, ``eval_resize``, ``eval_size`` and ``interpolation``, see
+        ``DataModule.sizes``. What an older run does not say is None, and warned of.
+
+        Args:
+            run: the run directory.
+
+        Raises:
+            UserError: it is none, has no checkpoint yet, or was made by a newer version.
+        """
+        check_values(ImageClassifier.from_run, {"run": run}, "")
+        directory = Path(run).expanduser()
+        file = evaluation_checkpoint(directory)
+        checkpoint = read_checkpoint(file)
+        if not isinstance(given := checkpoint.get("hyper_parameters"), dict):
+            raise UserError(f"{file} is no checkpoint of a training: it does not say of which network")
+        check_names(cls, given, "model")
+        model = cls(**given, weights=str(file)).eval()
+        for name, value in seen(directory, checkpoint).items():
+            setattr(model, name, torch.tensor(value) if name in ("mean", "std") and value is not None else value)
+        return model
+
     def _load(self, weights: str | None, new_head: bool) -> str | None:
         if weights is None:
             return None
-        options = {name: self.hparams[name] for name in ("shortcut", "version")}
-        return load_weights(self.model, weights_file(weights), self.arch, new_head=new_head, **options)
+        network = {name: self.hparams[name] for name in ("shortcut", "version")}
+        return load_weights(self.model, weights_file(str(weights)), self.arch, new_head=new_head, **network)
 
     def _freeze(self, stages: int) -> list[nn.Module]:
         names: list[str] = self.model.stages  # type: ignore[assignment]
@@ -240,6 +275,7 @@ class ImageClassifier(LightningModule):
         data = self._data()
         checkpoint["class_names"], checkpoint["class_ids"] = list(data.class_names), list(data.class_ids)
         checkpoint["normalisation"] = {"mean": data.mean.tolist(), "std": data.std.tolist()}
+        checkpoint["sizes"] = data.sizes
         if self.trainer.is_global_zero:
             checkpoint["fingerprint"] = {"data": data.content()["digest"], "weights": self.weights_digest}
 

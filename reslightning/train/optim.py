@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
 from reslightning.errors import UserError
-from reslightning.ranges import Range, check_ranges
+from reslightning.ranges import Range, check_names, check_values
 
 Factor = Callable[[int], float]
 
@@ -46,7 +46,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer takes."""
-        check_ranges(Optim, vars(self), "model.optim")
+        check_values(Optim, vars(self), "model.optim")
         if self.nesterov and self.momentum == 0:
             raise UserError("model.optim.nesterov needs momentum: set model.optim.momentum above 0")
 
@@ -83,7 +83,22 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse values no schedule can follow."""
-        check_ranges(Schedule, vars(self), "model.schedule")
+        check_values(Schedule, vars(self), "model.schedule")
+
+
+Group = TypeVar("Group", Optim, Schedule)
+
+
+def options(kind: type[Group], given: Group | Mapping[str, Any]) -> Group:
+    """Return a group of options, which may be given by their names.
+
+    Raises:
+        UserError: a name that is none of the group's, or a value that it does not take.
+    """
+    if isinstance(given, kind):
+        return given
+    check_names(kind, given, f"model.{kind.__name__.lower()}")  # type: ignore[arg-type]
+    return kind(**given)  # type: ignore[arg-type]
 
 
 def step_decay(milestones: list[float], gamma: float) -> Factor:

@@ -322,6 +322,9 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "classes": data.num_classes,
         "protocol": model.protocol(data),
         "exif_orientation": data.upright,
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        **data.sizes,  # type: ignore[typeddict-item]
         "val_source": data.val_source,
         "val_part": data.part("val"),
         "majority": {split: data.majority(split) for split in ("train", "val")},

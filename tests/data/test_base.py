@@ -69,6 +69,5 @@ def test_batches_that_devices_cannot_share(devices, accumulated, said):
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):
-    data = Digits(**options)
     with pytest.raises(UserError, match=said):
-        data.check_training()
+        Digits(**options).check_training()
