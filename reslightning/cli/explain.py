@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
             return f"{name} is no option of this data set\nSay which is meant: --data {', '.join(having)}"
         return _unknown_option(name, types)
     value = re.findall(r"(?:Got|Given) value: ?(.*)", message)
+    if missing := _missing(message):
+        return missing
     if keys and value:
         key = next((k for k in (".".join(keys), keys[-1]) if k in types), ".".join(keys))
         if key == "data.seed":  # the command line links it
@@ -47,6 +50,31 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
         near = near_misses(given, literals(types.get(key)))
         return f"{key}={given} is not allowed{near}\nallowed: {allowed(types.get(key))}"
     return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
+
+
+def unmade(message: str) -> str | None:
+    """Return which class jsonargparse could not make, and why; None for a message about something else."""
+    found = re.search(
+        r"Problem with given class_path '([\w.]+)':\s*(.*?)(?=\n\s*- |\nGiven value|\Z)", message, re.DOTALL
+    )
+    return found and f"{found[1].rpartition('.')[2]} cannot be made: {' '.join(found[2].split())}"
+
+
+def _missing(message: str) -> str | None:
+    """Return which package a class of Lightning's needs that is not installed, of a message about the class."""
+    from lightning_utilities.core.imports import RequirementCache
+
+    for name in re.findall(r"class_path='([\w.]+)'", message):
+        module, _, kind = name.rpartition(".")
+        bases = getattr(getattr(sys.modules.get(module), kind, None), "__mro__", ())
+        modules = [vars(sys.modules[base.__module__]) for base in bases if base.__module__.startswith("lightning.")]
+        needed = [value for names in modules for value in names.values() if isinstance(value, RequirementCache)]
+        if needed and not any(needed):
+            packages = " or ".join(dict.fromkeys(str(value.requirement) for value in needed))
+            return (
+                f"{kind} needs a package that is not installed: {packages}\nInstall it with pip, or leave {kind} out."
+            )
+    return None
 
 
 def _unknown_option(name: str, types: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import refuse
-from reslightning.cli.explain import explain
+from reslightning.cli.explain import explain, unmade
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
 from reslightning.cluster.allocation import check as check_allocation
@@ -324,14 +324,26 @@ class CLI(LightningCLI):
 
 @contextlib.contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise the UserError of a constructor as it was, which jsonargparse says among the types that it tried."""
+    """Raise the mistake that a constructor found, of which jsonargparse and Lightning make other errors.
+
+    Raises:
+        UserError: the constructor's own, or that a class cannot be made, since a package is missing for example.
+    """
     try:
         yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:  # a profiler, strategy or accelerator by name
+        raise UserError(f"the trainer's options need a package that is not installed: {error}") from error
     except ValueError as error:
-        cause: BaseException | None = error
+        cause = error.__cause__
         while cause and not isinstance(cause, UserError):
             cause = cause.__cause__
-        raise (cause or error) from error
+        if cause:
+            raise cause from None
+        if not (made := unmade(str(error))):
+            raise
+        raise UserError(made) from error
 
 
 def fingerprint(model: ImageClassifier, data: DataModule) -> Fingerprint:
