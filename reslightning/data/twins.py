@@ -51,7 +51,7 @@ def look(layout: SourceLayout, images: Sequence[Member]) -> Seen:
         UserError: one of them cannot be read.
     """
     sizes = np.array([image.size for image in images], np.int64)
-    alike, compared = _candidates(sizes)
+    alike, compared = candidates(sizes)
     moving = np.array([not image.path.lower().endswith(STILL) for image in images], bool)
     with _Files(layout) as files, ThreadPoolExecutor(THREADS) as pool:
 
@@ -84,7 +84,7 @@ def _digest(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 
-def _candidates(sizes: np.ndarray) -> tuple[np.ndarray, int]:
+def candidates(sizes: np.ndarray) -> tuple[np.ndarray, int]:
     """Return which images share their length with another, of too many a part, and how many that leaves compared."""
     lengths, which, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     shared = (counts > 1) & (lengths > 0)

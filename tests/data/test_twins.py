@@ -76,9 +76,9 @@ def test_images_of_one_length_or_one_beginning_are_no_copies(root):
 def test_of_too_many_a_part_is_compared_and_said(root, monkeypatch):
     sizes = np.repeat(np.arange(100, 200), 3)
     monkeypatch.setattr(twins, "MOST", 90)
-    alike, compared = twins._candidates(sizes)
+    alike, compared = twins.candidates(sizes)
     assert compared == alike.sum() == 90
-    assert not twins._candidates(np.arange(1, 300))[0].any()
+    assert not twins.candidates(np.arange(1, 300))[0].any()
 
 
 def test_images_in_memory(monkeypatch):
