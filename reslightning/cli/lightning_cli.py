@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
@@ -13,7 +14,7 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -36,6 +37,7 @@ from reslightning.evaluation.predict import PredictionWriter
 from reslightning.run.directory import Run
 from reslightning.run.summary import Content, Fingerprint
 from reslightning.track.wandb_settings import Wandb
+from reslightning.train.callbacks import check_callbacks, keep_apart
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import result
 from reslightning.train.recorder import AtomicCheckpointIO
@@ -61,8 +63,9 @@ class CLI(LightningCLI):
         self.segment: Segment | None = None
         self.fingerprint: Fingerprint | None = None
         quiet()
-        # StochasticWeightAveraging has one for a default, and YAML knows none.
+        # StochasticWeightAveraging and Timer have such for defaults, and YAML knows none.
         yaml.SafeDumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
+        yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, choice: dumper.represent_data(choice.value))
         super().__init__(
             ImageClassifier,
             DataModule,
@@ -219,14 +222,18 @@ class CLI(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         given = config.callbacks or []
         callbacks = list(given) if isinstance(given, list) else [given]
+        if self.segment:
+            logged = bool(loggers) or self._options.wandb.mode != "disabled"
+            validated = self._options.trainer.check_val_every_n_epoch
+            check_callbacks(callbacks, self.model, validated, logged=logged)
+            keep_apart(callbacks, self.segment.run)
         bar = config.enable_progress_bar is not False and sys.stdout.isatty()
         if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(TQDMProgressBar())
-        checkpointing = False
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self._predictions()))
         if self.segment:
-            loggers, checkpointing = [self.segment.csv, *loggers], True
+            loggers = [self.segment.csv, *loggers]
             callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
         try:
             trainer = super().instantiate_trainer(
@@ -234,10 +241,10 @@ class CLI(LightningCLI):
                 logger=loggers or False,
                 plugins=plugins,
                 callbacks=callbacks,
-                enable_checkpointing=checkpointing,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the trainer does not take its options: {error}") from error
         if forks(trainer):
             given = self._options.trainer.strategy
@@ -314,6 +321,8 @@ def quiet() -> None:
     """Silence what Lightning says and a run's own first lines say better, or what is by design."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("early_stopping", "model_summary"):  # which say on this level what they are given for
+        logging.getLogger(f"lightning.pytorch.callbacks.{name}").setLevel(logging.INFO)
     for by_design in (
         ".*does not have many workers.*",  # loaders move indices
         ".*ended before the epoch ended and your dataloader is not resumable.*",  # the sampler is
@@ -323,5 +332,7 @@ def quiet() -> None:
         r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
         ".*all_gather is deprecated.*",  # Lightning's own use of torch
         ".*in eval mode at the start of training.*",  # frozen stages
+        ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
+        "(?s).*Unable to serialize instance cpu.*",  # it is serialized
     ):
         warnings.filterwarnings("ignore", message=by_design)

@@ -35,7 +35,6 @@ _NOT_IDENTITY = {
         "num_sanity_val_steps",
         "model_registry",
         "inference_mode",
-        "max_time",
     },
 }
 

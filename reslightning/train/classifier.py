@@ -170,11 +170,6 @@ class ImageClassifier(LightningModule):
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Do the same where a callback ends training early."""
-        if self.trainer.should_stop:
-            self.trainer.check_val_every_n_epoch = 1
-
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
         images, labels, _ = batch
@@ -289,8 +284,6 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
         self._finish_evaluation("val")
-        if self._keeps_samples:
-            self._gather_samples()
 
     def on_test_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
@@ -312,13 +305,13 @@ class ImageClassifier(LightningModule):
 
     @property
     def _keeps_samples(self) -> bool:
-        """Whether this is the validation behind a training's last epoch."""
-        trainer = self.trainer
-        last = trainer.state.fn == TrainerFn.FITTING and trainer.current_epoch + 1 == trainer.max_epochs
-        return last and evaluates_everything(trainer)
+        """Whether this is a training's validation, which may turn out to be the last."""
+        return self.trainer.state.fn == TrainerFn.FITTING and evaluates_everything(self.trainer)
 
-    def _gather_samples(self) -> None:
-        """Bring the samples of all processes, which may have one more or less, to the first one."""
+    def gather_samples(self) -> None:
+        """Bring the last validation's samples of all processes, which may have one more or less, to the first one."""
+        if not self._samples:
+            return
         mine = torch.cat(self._samples).double().cpu()
         parts = [mine]
         if self.trainer.world_size > 1:

@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
-from reslightning.data.progress import restart_validation
+from reslightning.data.progress import ends, restart_validation, stops_early
 from reslightning.errors import SIGNALS, Stopped, stop_at_once, stop_wanted
 
 RANK = 1000  # puts a signal that asks for a requeue before those that do not
@@ -68,7 +68,7 @@ class Preemption(Checkpoint):
     ) -> None:
         """Stop behind an optimizer step; behind an epoch's last one, validation comes first."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not stepped or trainer.is_last_batch:
+        if not stepped or trainer.is_last_batch or stops_early(trainer):
             return
         due = trainer.is_global_zero and time.monotonic() - self._saved >= self.interval
         number = self._agreed(SAVE if due else 0)
@@ -79,8 +79,8 @@ class Preemption(Checkpoint):
             self._stop(trainer, number)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before a validation, which the resumed run begins with."""
-        if not trainer.sanity_checking and (number := self._agreed()):
+        """Stop before a validation, which the resumed run begins with; not before one that ends training early."""
+        if not trainer.sanity_checking and not stops_early(trainer) and (number := self._agreed()):
             self._stop(trainer, number)
 
     def on_validation_batch_end(
@@ -96,7 +96,7 @@ class Preemption(Checkpoint):
         loader = trainer.val_dataloaders
         fewest = len(loader.dataset) // trainer.world_size // loader.batch_size  # type: ignore[union-attr]
         # Processes may have one batch more or less; all agree after batches that all have.
-        if trainer.sanity_checking or batch_idx >= fewest:
+        if trainer.sanity_checking or stops_early(trainer) or batch_idx >= fewest:
             return
         if number := self._agreed():
             # Averaged weights stand in for the trained ones during validation: put them back.
@@ -108,7 +108,7 @@ class Preemption(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop behind an epoch, which the Recorder has saved; the last one ends the run anyway."""
         self._saved = time.monotonic()
-        if trainer.current_epoch + 1 != trainer.max_epochs and (number := self._agreed()):
+        if not ends(trainer) and (number := self._agreed()):
             raise Stopped(number)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
