@@ -224,8 +224,9 @@ class CLI(LightningCLI):
         callbacks = list(given) if isinstance(given, list) else [given]
         if self.segment:
             logged = bool(loggers) or self._options.wandb.mode != "disabled"
-            validated = self._options.trainer.check_val_every_n_epoch
-            check_callbacks(callbacks, self.model, validated, logged=logged)
+            options = self._options.trainer
+            timed = options.max_time is not None
+            check_callbacks(callbacks, self.model, options.check_val_every_n_epoch, logged=logged, timed=timed)
             keep_apart(callbacks, self.segment.run)
         bar = config.enable_progress_bar is not False and sys.stdout.isatty()
         if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -332,6 +333,7 @@ def quiet() -> None:
         r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
         ".*all_gather is deprecated.*",  # Lightning's own use of torch
         ".*in eval mode at the start of training.*",  # frozen stages
+        ".*SWA is currently only supported every epoch.*",  # it takes the place of a schedule over steps
         ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
         "(?s).*Unable to serialize instance cpu.*",  # it is serialized
     ):

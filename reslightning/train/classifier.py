@@ -310,9 +310,9 @@ class ImageClassifier(LightningModule):
 
     def gather_samples(self) -> None:
         """Bring the last validation's samples of all processes, which may have one more or less, to the first one."""
-        if not self._samples:
+        if not self._keeps_samples:
             return
-        mine = torch.cat(self._samples).double().cpu()
+        mine = torch.cat([torch.empty(0, 5, device=self.device), *self._samples]).double().cpu()
         parts = [mine]
         if self.trainer.world_size > 1:
             parts = [mine] * self.trainer.world_size

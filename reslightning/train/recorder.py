@@ -84,8 +84,8 @@ class Recorder(Checkpoint):
 
     def save_last(self, trainer: Trainer) -> None:
         """Write last.ckpt and the summary; every process calls it."""
-        if trainer.should_stop and trainer.current_epoch + 1 != trainer.max_epochs:
-            self.stopped = self.stopped or why_stopped(trainer)
+        early = trainer.should_stop and trainer.current_epoch + 1 != trainer.max_epochs
+        self.stopped = (self.stopped or why_stopped(trainer)) if early else None
         trainer.save_checkpoint(self.run.last)
         self._summarize(trainer)
 
