@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, cast
 import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -214,19 +214,14 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not self._options.trainer.fast_dev_run:
             self._choose_run()
         config = self._get(self.config_init, "trainer")
-        loggers = [config.logger] if isinstance(config.logger, Logger) else config.logger
-        loggers = list(loggers) if isinstance(loggers, list) else []
-        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
-        plugins = [*plugins, AtomicCheckpointIO()]
+        loggers: list[Logger] = _listed(config.logger)
+        plugins = [*_listed(config.plugins), AtomicCheckpointIO()]
         if SLURMEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))
-        given = config.callbacks or []
-        callbacks = list(given) if isinstance(given, list) else [given]
+        callbacks: list[Callback] = _listed(config.callbacks)
+        if self.subcommand == "fit":
+            self._check_callbacks(config, self.model)
         if self.segment:
-            logged = bool(loggers) or self._options.wandb.mode != "disabled"
-            options = self._options.trainer
-            timed = options.max_time is not None
-            check_callbacks(callbacks, self.model, options.check_val_every_n_epoch, logged=logged, timed=timed)
             keep_apart(callbacks, self.segment.run)
         bar = config.enable_progress_bar is not False and sys.stdout.isatty()
         if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -254,6 +249,14 @@ class CLI(LightningCLI):
                 "train or find would be lost\nLeave it out, or use --trainer.strategy ddp, which starts each anew."
             )
         return trainer
+
+    def _check_callbacks(self, built: Any, model: ImageClassifier) -> None:
+        check_callbacks(
+            _listed(built.callbacks),
+            model,
+            self._options.trainer.check_val_every_n_epoch,
+            logged=bool(_listed(built.logger)) or Wandb(**self._options.wandb.as_dict()).asked_mode() != "disabled",
+        )
 
     def _predictions(self) -> Path:
         if self._options.output:
@@ -298,6 +301,11 @@ class CLI(LightningCLI):
             config=self.given,
             trained=trained,
         )
+
+
+def _listed(given: Any) -> list[Any]:
+    """Return one or several of what a Trainer takes as a list; of a logger, true and false are none in particular."""
+    return list(given) if isinstance(given, list) else [] if isinstance(given, bool | None) else [given]
 
 
 def fingerprint(model: ImageClassifier, data: DataModule) -> Fingerprint:

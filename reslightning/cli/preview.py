@@ -47,6 +47,7 @@ class Preview(CLI):
         """Build the network and the data module, which check their options, and find the run: by its data, if there."""
         built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
         built.data.check_options()
+        self._check_callbacks(built.trainer, built.model)
         built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
         with contextlib.suppress(UserError):  # the nodes may have what is not here
             self.fingerprint = fingerprint(built.model, built.data)

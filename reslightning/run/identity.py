@@ -35,6 +35,7 @@ _NOT_IDENTITY = {
         "num_sanity_val_steps",
         "model_registry",
         "inference_mode",
+        "max_time",
     },
 }
 

@@ -71,9 +71,7 @@ def monitored(classes: int) -> list[str]:
     return [name for name in (*TRAINED, *VALIDATED) if name != "val/top5" or classes >= TOP5_FROM]
 
 
-def check_callbacks(
-    callbacks: Sequence[Callback], model: ImageClassifier, validated: int, *, logged: bool, timed: bool
-) -> None:
+def check_callbacks(callbacks: Sequence[Callback], model: ImageClassifier, validated: int, *, logged: bool) -> None:
     """Refuse callbacks that a run could not take, before anything is made.
 
     Args:
@@ -81,7 +79,6 @@ def check_callbacks(
         model: what is trained.
         validated: epochs from one validation to the next.
         logged: whether there is a logger besides metrics.csv.
-        timed: whether trainer.max_time is given, which is a Timer, too.
 
     Raises:
         UserError: why one cannot be taken, and what to do instead.
@@ -99,8 +96,6 @@ def check_callbacks(
             )
         if isinstance(callback, DeviceStatsMonitor) and importlib.util.find_spec("psutil") is None:
             raise UserError(f"the callback {name} needs the package psutil: pip install psutil, or leave it out")
-        if isinstance(callback, Timer) and timed:
-            raise UserError("both a Timer and trainer.max_time say when training ends; give one of them")
         if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
             _check_monitor(callback, model.num_classes, callbacks)
             _check_moment(callback, validated)

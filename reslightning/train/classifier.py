@@ -261,6 +261,9 @@ class ImageClassifier(LightningModule):
             self.samples = checkpoint.get("last_validation")  # a training that failed behind it has findings to make
         else:
             checkpoint["lr_schedulers"] = []  # the schedule is this run's
+            # Of callbacks only what an average is at: another run's best values, waits and speed are not this one's.
+            states = checkpoint["callbacks"].items()
+            checkpoint["callbacks"] = {key: state for key, state in states if "latest_update_step" in state}
 
     # -- evaluation ----------------------------------------------------------------------------
 

@@ -65,7 +65,6 @@ class Recorder(Checkpoint):
         self.throughput = throughput
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
-        self.continues = True  # False for a checkpoint of another run
         self.stopped: str | None = None  # why a callback has asked training to end
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,9 +73,8 @@ class Recorder(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
-        if self.continues:
-            self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
-            self.stopped = state_dict.get("stopped")
+        self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
+        self.stopped = state_dict.get("stopped")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a callback's wish to end training, which Lightning keeps in no checkpoint, and with no other."""

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from reslightning.cli.preview import Preview
+from reslightning.errors import UserError
 from reslightning.train.callbacks import REFUSED
 from tests.conftest import SMALL, assert_same_result, checkpoint, rows, summary
 from tests.images import tree
@@ -93,8 +96,7 @@ MONITORS = [
     (given("ThroughputMonitor", batch_size_fn="builtins.len"), "no logger to write to"),
     (given("EMAWeightAveraging", decay=0.8) + " --model.ema_decay 0.9", "averaged twice"),
     (given("WeightAveraging") + " " + given("EMAWeightAveraging", decay=0.8), "averaged twice"),
-    (given("Timer", duration="'00:00:00:01'") + " --trainer.max_time 00:00:00:01", "both a Timer and trainer.max_time"),
-    ("--trainer.max_time soon", "DD:HH:MM:SS"),
+    ("--trainer.max_time 00:00:00:01", "--trainer.callbacks+=Timer --trainer.callbacks.duration DD:HH:MM:SS"),
 ]
 
 
@@ -104,6 +106,20 @@ def test_options_of_callbacks_that_cannot_count_are_refused(cli, tmp_path, optio
     assert result.status == 2
     assert said in result.err
     assert "Traceback" not in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_is_not_queued_with_them(tmp_path):
+    words = shlex.split(f"fit {TINY} {given('LearningRateFinder')}")
+    with pytest.raises(UserError, match="the callback LearningRateFinder is not supported"):
+        Preview(words, 1, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_takes_them_and_leaves_nothing(cli, tmp_path):
+    callbacks = f"{given('ModelCheckpoint')} {given('EarlyStopping', monitor='val/loss')}"
+    result = cli(f"fit --trainer.fast_dev_run true {TINY} {callbacks}")
+    assert result.status == 0, result.err
     assert not list(tmp_path.iterdir())
 
 
@@ -172,6 +188,14 @@ def test_two_processes_stop_early_together(tmp_path):
     assert [path.name for path in (tmp_path / "run" / "checkpoints" / "callbacks").iterdir()] == ["epoch=1-step=6.ckpt"]
 
 
+def test_a_run_that_stopped_early_is_trained_longer_by_another_that_waits_anew(cli, tmp_path):
+    line = f"fit {TINY} {given('EarlyStopping', monitor='val/loss', patience=2, min_delta=100)}"
+    assert cli(f"{line} --trainer.max_epochs 5 --run_dir run").status == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert cli(f"{line} --trainer.max_epochs 9 --run_dir longer --ckpt_path {last}").status == 0
+    assert [summary(tmp_path / run)["epoch"] for run in ("run", "longer")] == [3, 6]
+
+
 def test_training_to_the_end_did_not_stop_early(cli, tmp_path):
     stopping = given("EarlyStopping", monitor="val/loss", stopping_threshold=100) + " --trainer.min_epochs 2"
     result = cli(f"fit {TINY} --trainer.max_epochs 2 --run_dir run {stopping}")
@@ -210,8 +234,9 @@ def test_a_timer_whose_time_is_not_over_changes_nothing(cli, finished, tmp_path)
     assert_same_result(tmp_path / "run", finished(cli))
 
 
-def test_max_time_counts_the_time_before_a_stop(cli, tmp_path):
-    line = f"fit {TINY} --trainer.max_epochs 500 --run_dir run --trainer.max_time 00:00:00:01 {strike(tmp_path, 6)}"
+def test_a_timer_counts_the_time_before_a_stop(cli, tmp_path):
+    timer = given("Timer", duration="00:00:00:01")
+    line = f"fit {TINY} --trainer.max_epochs 500 --run_dir run {timer} {strike(tmp_path, 6)}"
     assert cli(line).status == 75
     assert cli(line).status == 0
     found = summary(tmp_path / "run")
