@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     OnExceptionCheckpoint,
     SpikeDetection,
+    StochasticWeightAveraging,
     ThroughputMonitor,
     Timer,
     WeightAveraging,
@@ -102,12 +103,20 @@ def check_callbacks(callbacks: Sequence[Callback], model: ImageClassifier, valid
         if isinstance(callback, ModelCheckpoint) and callback.save_on_exception:
             why, instead = REFUSED[OnExceptionCheckpoint]
             raise UserError(f"{name}.save_on_exception is not supported: {why}\n{instead}")
-    averaging = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
-    if averaging and (model.hparams["ema_decay"] is not None or len(averaging) > 1):
+    _check_averaging(callbacks, model)
+
+
+def _check_averaging(callbacks: Sequence[Callback], model: ImageClassifier) -> None:
+    """Refuse two averages of the weights, and one that a run which ends early would never come to."""
+    names = [type(one).__name__ for one in callbacks if isinstance(one, WeightAveraging | StochasticWeightAveraging)]
+    names += ["model.ema_decay"] * (model.hparams["ema_decay"] is not None)
+    if len(names) > 1:
+        raise UserError(f"weights are averaged twice, by {names[0]} and by {names[1]}\nGive one of them.")
+    ending = [type(one).__name__ for one in callbacks if isinstance(one, EarlyStopping | Timer)]
+    if ending and any(isinstance(one, StochasticWeightAveraging) for one in callbacks):
         raise UserError(
-            f"weights are averaged twice, by {type(averaging[0]).__name__} and by "
-            + ("model.ema_decay" if len(averaging) == 1 else type(averaging[1]).__name__)
-            + "\nGive one of them."
+            f"StochasticWeightAveraging takes its average behind the last epoch, which {ending[0]} may end training "
+            "before\nLeave one of them out, or average by --model.ema_decay, which counts from the start."
         )
 
 

@@ -95,6 +95,11 @@ MONITORS = [
     (given("DeviceStatsMonitor"), "no logger to write to"),
     (given("ThroughputMonitor", batch_size_fn="builtins.len"), "no logger to write to"),
     (given("EMAWeightAveraging", decay=0.8) + " --model.ema_decay 0.9", "averaged twice"),
+    (given("StochasticWeightAveraging", swa_lrs=0.1) + " --model.ema_decay 0.9", "averaged twice"),
+    (
+        given("StochasticWeightAveraging", swa_lrs=0.1) + " " + given("Timer", duration="00:00:01:00"),
+        "which Timer may end training before",
+    ),
     (given("WeightAveraging") + " " + given("EMAWeightAveraging", decay=0.8), "averaged twice"),
     ("--trainer.max_time 00:00:00:01", "--trainer.callbacks+=Timer --trainer.callbacks.duration DD:HH:MM:SS"),
 ]
