@@ -191,3 +191,10 @@ class Claim(Callback):
 
     def on_test_end(self, trainer, pl_module):
         pl_module.metrics[self.name] = self.value
+
+
+class Log(Callback):
+    """Log a metric of one's own, which never changes."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("mine", 1.0)

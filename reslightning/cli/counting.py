@@ -21,7 +21,12 @@ from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optim
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
 NOT_SUPPORTED = (
     ("max_steps", ("-1",), "lengths are in epochs, trainer.max_epochs"),
-    ("max_time", ("None",), "lengths are in epochs, trainer.max_epochs; a run that is stopped goes on where it was"),
+    (
+        "max_time",
+        ("None",),
+        "lengths are in epochs, trainer.max_epochs; what ends a run after a time counts to what it is: "
+        "--trainer.callbacks+=Timer --trainer.callbacks.duration DD:HH:MM:SS",
+    ),
     ("val_check_interval", ("None", "1.0"), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
 )
 # What the Trainer would take, and no training can be.

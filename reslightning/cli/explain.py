@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from reslightning.cli.parser import options
 from reslightning.data import registry
-from reslightning.errors import near_misses
+from reslightning.errors import UserError, near_misses
 from reslightning.ranges import allowed, literals, parameters
 
 
@@ -93,3 +94,27 @@ def option_types(parser: Any, data_sets: Iterable[type]) -> dict[str, Any]:
     for data_set in data_sets:
         types |= {f"data.{name}": hint for name, hint in parameters(data_set).items() if name != "seed"}
     return types
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the mistake that a constructor found, of which jsonargparse and Lightning make other errors.
+
+    Raises:
+        UserError: the constructor's own, or that a class cannot be made, since a package is missing for example.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:  # a profiler, strategy or accelerator by name
+        raise UserError(f"the trainer's options need a package that is not installed: {error}") from error
+    except ValueError as error:
+        cause = error.__cause__
+        while cause and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause:
+            raise cause from None
+        if not (made := unmade(str(error))):
+            raise
+        raise UserError(made) from error

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import refuse
-from reslightning.cli.explain import explain, unmade
+from reslightning.cli.explain import explain, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
 from reslightning.cluster.allocation import check as check_allocation
@@ -40,6 +38,7 @@ from reslightning.run.directory import Run
 from reslightning.run.record import weights_file
 from reslightning.run.summary import Content, Fingerprint
 from reslightning.track.wandb_settings import Wandb
+from reslightning.train.callbacks import check_callbacks, keep_apart
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import result
 from reslightning.train.recorder import AtomicCheckpointIO
@@ -47,19 +46,9 @@ from reslightning.train.segment import Segment, check
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
-# StochasticWeightAveraging has one for a default, and YAML knows none.
+# StochasticWeightAveraging and Timer have such for defaults, and YAML knows none.
 Dumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
-# What Lightning says of what is by design.
-BY_DESIGN = (
-    ".*does not have many workers.*",  # loaders move indices
-    ".*ended before the epoch ended and your dataloader is not resumable.*",  # the sampler is
-    ".*is smaller than the logging interval.*",  # rows are written per epoch
-    ".*LeafSpec.*",  # Lightning's own use of torch
-    ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
-    r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
-    ".*all_gather is deprecated.*",  # Lightning's own use of torch
-    ".*in eval mode at the start of training.*",  # frozen stages
-)
+Dumper.add_multi_representer(Enum, lambda dumper, choice: dumper.represent_data(choice.value))
 
 
 class Parser(LightningArgumentParser):
@@ -235,35 +224,22 @@ class CLI(LightningCLI):
         if self.subcommand == "fit" and not self._options.trainer.fast_dev_run:
             self._choose_run()
         config = self._get(self.config_init, "trainer")
-        loggers = [config.logger] if isinstance(config.logger, Logger) else config.logger
-        loggers = list(loggers) if isinstance(loggers, list) else []
-        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
-        plugins = [*plugins, AtomicCheckpointIO()]
+        loggers: list[Logger] = _listed(config.logger)
+        plugins = [*_listed(config.plugins), AtomicCheckpointIO()]
         if SLURMEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))
-        given = config.callbacks or []
-        callbacks = list(given) if isinstance(given, list) else [given]
-        bar = config.enable_progress_bar is not False and sys.stdout.isatty()
-        if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-            callbacks.append(TQDMProgressBar())
-        checkpointing = False
-        if self.subcommand == "predict":
-            if not (self._options.output or self.run):
-                raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
-            callbacks.append(PredictionWriter(self._predictions))
-        if self.segment:
-            loggers, checkpointing = [self.segment.csv, *loggers], True
-            callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
+        loggers = [self.segment.csv, *loggers] if self.segment else loggers
+        callbacks = self._callbacks(config)
         try:
             trainer = super().instantiate_trainer(
                 **kwargs,
                 logger=loggers or False,
                 plugins=plugins,
                 callbacks=callbacks,
-                enable_checkpointing=checkpointing,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the trainer does not take its options: {error}") from error
         if forks(trainer):
             given = self._options.trainer.strategy
@@ -272,6 +248,31 @@ class CLI(LightningCLI):
                 "train or find would be lost\nLeave it out, or use --trainer.strategy ddp, which starts each anew."
             )
         return trainer
+
+    def _callbacks(self, config: Any) -> list[Callback]:
+        """Return the callbacks that are given, and behind them the command's own."""
+        callbacks: list[Callback] = _listed(config.callbacks)
+        if self.subcommand == "fit":
+            self._check_callbacks(config, self.model)
+        bar = config.enable_progress_bar is not False and sys.stdout.isatty()
+        if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(TQDMProgressBar())
+        if self.subcommand == "predict":
+            if not (self._options.output or self.run):
+                raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
+            callbacks.append(PredictionWriter(self._predictions))
+        if self.segment:
+            keep_apart(callbacks, self.segment.run)
+            callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
+        return callbacks
+
+    def _check_callbacks(self, built: Any, model: ImageClassifier) -> None:
+        check_callbacks(
+            _listed(built.callbacks),
+            model,
+            self._options.trainer.check_val_every_n_epoch,
+            logged=bool(_listed(built.logger)) or Wandb(**self._options.wandb.as_dict()).asked_mode() != "disabled",
+        )
 
     def _predictions(self, rows: int) -> Path:
         """Return where so many predictions go."""
@@ -322,28 +323,9 @@ class CLI(LightningCLI):
         )
 
 
-@contextlib.contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise the mistake that a constructor found, of which jsonargparse and Lightning make other errors.
-
-    Raises:
-        UserError: the constructor's own, or that a class cannot be made, since a package is missing for example.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:  # a profiler, strategy or accelerator by name
-        raise UserError(f"the trainer's options need a package that is not installed: {error}") from error
-    except ValueError as error:
-        cause = error.__cause__
-        while cause and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        if cause:
-            raise cause from None
-        if not (made := unmade(str(error))):
-            raise
-        raise UserError(made) from error
+def _listed(given: Any) -> list[Any]:
+    """Return one or several of what a Trainer takes as a list; of a logger, true and false are none in particular."""
+    return list(given) if isinstance(given, list) else [] if isinstance(given, bool | None) else [given]
 
 
 def fingerprint(model: ImageClassifier, data: DataModule) -> Fingerprint:
@@ -362,20 +344,3 @@ def devices(trainer: Any) -> int:
         return torch.cuda.device_count() if on_gpu else 1
     listed = [part for part in str(trainer.devices).split(",") if part]
     return len(listed) if len(listed) > 1 or not listed[0].isdigit() else int(listed[0])
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence for a while what Lightning says and a run's own first lines say better, or what is by design."""
-    loggers = {name: logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    with warnings.catch_warnings():
-        for logger in loggers.values():
-            logger.setLevel(logging.WARNING)
-        for message in BY_DESIGN:
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            for name, logger in loggers.items():
-                logger.setLevel(levels[name])

@@ -7,7 +7,9 @@ import os
 from collections.abc import Sequence
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI, devices, fingerprint, quiet, unwrapped
+from reslightning.cli.explain import unwrapped
+from reslightning.cli.lightning_cli import CLI, devices, fingerprint
+from reslightning.cli.quiet import quiet
 from reslightning.errors import UserError
 from reslightning.run.directory import Run
 
@@ -48,6 +50,7 @@ class Preview(CLI):
         """Build the network and the data module, which check their options, and find the run: by its data, if there."""
         with unwrapped():
             built = self.parser.instantiate_classes(self.config)[str(self.subcommand)]
+        self._check_callbacks(built.trainer, built.model)
         built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
         with contextlib.suppress(UserError):  # the nodes may have what is not here
             self.fingerprint = fingerprint(built.model, built.data)

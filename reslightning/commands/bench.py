@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
-from reslightning.cli.lightning_cli import quiet
 from reslightning.cli.parser import CommandParser
+from reslightning.cli.quiet import quiet
 from reslightning.commands.bench_data import (
     Batches,
     batches,

@@ -7,7 +7,8 @@ import os
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI, quiet
+from reslightning.cli.lightning_cli import CLI
+from reslightning.cli.quiet import quiet
 from reslightning.cluster.staging import release
 from reslightning.data.base import end_workers
 from reslightning.errors import UserError

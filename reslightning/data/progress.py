@@ -39,6 +39,26 @@ def finished_epochs(checkpoint: dict[str, Any]) -> int:
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
+def stops_early(trainer: Trainer) -> bool:
+    """Whether a callback's wish to end training counts, as it does behind ``trainer.min_epochs``."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
+def ends(trainer: Trainer) -> bool:
+    """Whether training ends with the current epoch, behind which this is asked."""
+    return trainer.current_epoch + 1 == trainer.max_epochs or stops_early(trainer)
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Validate behind an epoch, as Lightning by itself does within its last batch only."""
+    loop, connector = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
+    results = connector._first_loop_iter
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
+    connector._first_loop_iter = results
+
+
 def batches_per_epoch(trainer: Trainer, batches: int) -> int:
     """Return how many of an epoch's micro-batches are trained, given the Trainer's limits.
 

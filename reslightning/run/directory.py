@@ -29,6 +29,7 @@ class Run:
         self.directory = directory
         self.config = directory / layout.CONFIG
         self.checkpoints = directory / layout.CHECKPOINTS
+        self.others = self.checkpoints / layout.OTHERS
         self.last = self.checkpoints / layout.LAST
         self.best = self.checkpoints / layout.BEST
         self.metrics = directory / layout.METRICS
@@ -52,7 +53,7 @@ class Run:
             raise UserError(
                 f"cannot write the run directory {self.directory}: {error.strerror}\nGive another as --run_dir."
             ) from error
-        for killed in [*self.directory.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+        for killed in [*self.directory.glob(".*.tmp"), *self.checkpoints.rglob(".*.tmp")]:
             killed.unlink(missing_ok=True)  # half-written by a process that was killed
         self.told()  # what a killed segment left
         self.summary, cut = kept_summary(self.directory)

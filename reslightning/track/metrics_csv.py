@@ -15,7 +15,11 @@ from reslightning.files import write_atomically
 
 
 class MetricsCSV(Logger):
-    """Appends rows of metrics to a file, and on resume goes on behind the checkpoint's last row."""
+    """Appends rows of metrics to a file, and on resume goes on behind the checkpoint's last row.
+
+    It is a Logger, so that callbacks which want one find one in every process; a row is the whole epoch's, and they
+    write none.
+    """
 
     COLUMNS = (
         *("epoch", "step", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5"),
@@ -50,9 +54,12 @@ class MetricsCSV(Logger):
         self.rows = max(len(kept) - 1, 0)
         self._columns = next(csv.reader([kept[0].decode()])) if kept else []
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row."""
+        """Take nothing of what callbacks log at any step."""
+
+    @rank_zero_only
+    def append(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append an epoch's row."""
         row: dict[str, Any] = {"step": step, **metrics}
         if new := [name for name in row if name not in self._columns]:
             self._widen(new)

@@ -205,11 +205,6 @@ class ImageClassifier(LightningModule):
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Do the same where a callback ends training early."""
-        if self.trainer.should_stop:
-            self.trainer.check_val_every_n_epoch = 1
-
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
         images, labels, _ = batch
@@ -302,6 +297,9 @@ class ImageClassifier(LightningModule):
             self.samples = checkpoint.get("last_validation")  # a training that failed behind it has findings to make
         else:
             checkpoint["lr_schedulers"] = []  # the schedule is this run's
+            # Of callbacks only what an average is at: another run's best values, waits and speed are not this one's.
+            states = checkpoint["callbacks"].items()
+            checkpoint["callbacks"] = {key: state for key, state in states if "latest_update_step" in state}
 
     # -- evaluation ----------------------------------------------------------------------------
 
@@ -325,8 +323,6 @@ class ImageClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
         self._finish_evaluation("val")
-        if self._keeps_samples:
-            self._gather_samples()
 
     def on_test_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
@@ -348,14 +344,14 @@ class ImageClassifier(LightningModule):
 
     @property
     def _keeps_samples(self) -> bool:
-        """Whether this is the validation behind a training's last epoch."""
-        trainer = self.trainer
-        last = trainer.state.fn == TrainerFn.FITTING and trainer.current_epoch + 1 == trainer.max_epochs
-        return last and evaluates_everything(trainer)
+        """Whether this is a training's validation, which may turn out to be the last."""
+        return self.trainer.state.fn == TrainerFn.FITTING and evaluates_everything(self.trainer)
 
-    def _gather_samples(self) -> None:
-        """Bring the samples of all processes, which may have one more or less, to the first one."""
-        mine = torch.cat(self._samples).double().cpu()
+    def gather_samples(self) -> None:
+        """Bring the last validation's samples of all processes, which may have one more or less, to the first one."""
+        if not self._keeps_samples:
+            return
+        mine = torch.cat([torch.empty(0, 5, device=self.device), *self._samples]).double().cpu()
         parts = [mine]
         if self.trainer.world_size > 1:
             parts = [mine] * self.trainer.world_size

@@ -113,6 +113,8 @@ def result(summary: Summary) -> list[str]:
     """Return lines that say what came out of a finished run, from its summary alone."""
     seconds = timedelta(seconds=round(summary["seconds"]))
     lines = [f"finished: {summary['epoch']} epochs, {summary['global_step']} steps in {seconds}"]
+    if summary.get("stopped"):
+        lines.append(f"  stopped early, behind {summary['epoch']} of {summary['epochs']} epochs: {summary['stopped']}")
     rows = [("last", summary["metrics"], f"epoch {summary['epoch']}")]
     if summary["best"]:
         held_out = summary["val_source"] == "held-out"

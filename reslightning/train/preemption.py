@@ -7,6 +7,7 @@ a checkpoint is written now and then within an epoch, too.
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import time
@@ -16,11 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
-from reslightning.data.progress import restart_validation
+from reslightning.data.progress import ends, restart_validation, stops_early
 from reslightning.errors import SIGNALS, Stopped, stop_at_once, stop_wanted
 
 RANK = 1000  # puts a signal that asks for a requeue before those that do not
@@ -43,6 +44,7 @@ class Preemption(Checkpoint):
         self._signal = 0
         self._saved = 0.0
         self._group: Any = None
+        self._swa: StochasticWeightAveraging | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals; Lightning installs its own handlers just before."""
@@ -62,13 +64,17 @@ class Preemption(Checkpoint):
         self._saved = time.monotonic()
         # GPUs need not wait for each other: the processes agree over the network.
         self._group = dist.new_group(backend="gloo") if trainer.world_size > 1 else None
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._swa = next((one for one in callbacks if isinstance(one, StochasticWeightAveraging)), None)
+        if self._swa and trainer.fit_loop.restarted_mid_epoch:
+            _rejoin(self._swa, trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop behind an optimizer step; behind an epoch's last one, validation comes first."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not stepped or trainer.is_last_batch:
+        if not stepped or trainer.is_last_batch or self._ending(trainer):
             return
         due = trainer.is_global_zero and time.monotonic() - self._saved >= self.interval
         number = self._agreed(SAVE if due else 0)
@@ -80,7 +86,7 @@ class Preemption(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before a validation, which the resumed run begins with."""
-        if not trainer.sanity_checking and (number := self._agreed()):
+        if not trainer.sanity_checking and not self._ending(trainer) and (number := self._agreed()):
             self._stop(trainer, number)
 
     def on_validation_batch_end(
@@ -96,7 +102,7 @@ class Preemption(Checkpoint):
         loader = trainer.val_dataloaders
         fewest = len(loader.dataset) // trainer.world_size // loader.batch_size  # type: ignore[union-attr]
         # Processes may have one batch more or less; all agree after batches that all have.
-        if trainer.sanity_checking or batch_idx >= fewest:
+        if trainer.sanity_checking or self._ending(trainer) or batch_idx >= fewest:
             return
         if number := self._agreed():
             # Averaged weights stand in for the trained ones during validation: put them back.
@@ -108,13 +114,23 @@ class Preemption(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop behind an epoch, which the Recorder has saved; the last one ends the run anyway."""
         self._saved = time.monotonic()
-        if trainer.current_epoch + 1 != trainer.max_epochs and (number := self._agreed()):
+        averaged = self._swa is not None and trainer.current_epoch + 2 == trainer.max_epochs
+        if not averaged and not ends(trainer) and (number := self._agreed()):
             raise Stopped(number)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint written during validation begin with it."""
         if trainer.validating:
             restart_validation(checkpoint)
+
+    def _ending(self, trainer: Trainer) -> bool:
+        """Whether what runs only closes a training that nobody could take up: it is short, and not interrupted.
+
+        A callback's wish to end within an epoch is in no checkpoint, nor is the pass over the data with which
+        StochasticWeightAveraging gives its average statistics.
+        """
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        return stops_early(trainer) or (self._swa is not None and last)
 
     def _agreed(self, wish: int = 0) -> int:
         """Return the signal any process received, else the largest wish; every process calls it."""
@@ -128,3 +144,14 @@ class Preemption(Checkpoint):
     def _stop(self, trainer: Trainer, number: int) -> None:
         self.save_last(trainer)
         raise Stopped(number)
+
+
+def _rejoin(averaging: StochasticWeightAveraging, trainer: Trainer, module: LightningModule) -> None:
+    """Set up the averaging, as Lightning does at an epoch's start alone, where a run goes on within one."""
+    groups = trainer.optimizers[0].param_groups
+    kept = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    weights = copy.deepcopy(module.state_dict())
+    averaging.on_train_epoch_start(trainer, module)
+    module.load_state_dict(weights)
+    for group, values in zip(groups, kept, strict=True):
+        group.update(values)  # the schedule that it makes takes a step

@@ -13,11 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from reslightning.data.progress import ends, validate_now
 from reslightning.errors import TrainingError
 from reslightning.files import whole
 from reslightning.run.directory import Run
 from reslightning.run.summary import error_percent
 from reslightning.track.metrics_csv import MetricsCSV
+from reslightning.train.callbacks import why_stopped
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.throughput import Throughput
 
@@ -37,6 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         content = io.BytesIO()  # first in memory, so that its size is known when a disk is full
         torch.save(checkpoint, content)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)  # a callback's own
             with whole(target) as file:
                 file.write(content.getbuffer())
         except OSError as error:
@@ -62,19 +65,25 @@ class Recorder(Checkpoint):
         self.throughput = throughput
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
-        self.continues = True  # False for a checkpoint of another run
+        self.stopped: str | None = None  # why a callback has asked training to end
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the last and best values and the number of rows."""
-        return {"metrics": self.last, "best": self.best, "rows": self.csv.rows}
+        """Keep the last and best values, the number of rows, and whether training shall end."""
+        return {"metrics": self.last, "best": self.best, "rows": self.csv.rows, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
-        if self.continues:
-            self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
+        self.last, self.best = dict(state_dict["metrics"]), dict(state_dict["best"])
+        self.stopped = state_dict.get("stopped")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with a callback's wish to end training, which Lightning keeps in no checkpoint, and with no other."""
+        trainer.should_stop = self.stopped is not None
 
     def save_last(self, trainer: Trainer) -> None:
         """Write last.ckpt and the summary; every process calls it."""
+        early = trainer.should_stop and trainer.current_epoch + 1 != trainer.max_epochs
+        self.stopped = (self.stopped or why_stopped(trainer)) if early else None
         trainer.save_checkpoint(self.run.last)
         self._summarize(trainer)
 
@@ -90,13 +99,18 @@ class Recorder(Checkpoint):
             trainer.save_checkpoint(self.run.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down the epoch."""
+        """Write down the epoch; the last one, which a callback may have ended training with, is validated first."""
         assert isinstance(pl_module, ImageClassifier)
+        if ends(trainer):
+            if "val/top1" not in pl_module.metrics:
+                validate_now(trainer)
+            pl_module.gather_samples()
         epoch = trainer.current_epoch + 1
         row = {"epoch": epoch, **pl_module.metrics}
         if pl_module.device.type == "cuda":
             row["gpu_memory"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
         pl_module.metrics = {}
+        self.csv.append(row, trainer.global_step)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
         self.last = row
@@ -120,6 +134,7 @@ class Recorder(Checkpoint):
                 metrics=self.last,
                 best=self.best,
                 epochs=trainer.max_epochs or 0,  # StochasticWeightAveraging adds one
+                stopped=self.stopped,
                 epoch=int(self.last.get("epoch", 0)),
                 global_step=trainer.global_step,
                 images_per_second=self.throughput.images_per_second,

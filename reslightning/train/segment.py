@@ -147,8 +147,6 @@ class Segment:
             check_state(model.model, model.optim, content, str(path))
             self._check_other(trainer, model, content, path)
         self.state = content["callbacks"][self.recorder.state_key] if own else {}
-        # Another run's best values and speed are not this one's.
-        self.recorder.continues = self.throughput.continues = own
         return path
 
     def _check_other(self, trainer: Trainer, model: ImageClassifier, content: Mapping[str, Any], path: Path) -> None:

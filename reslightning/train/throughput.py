@@ -26,7 +26,6 @@ class Throughput(Callback):
     def __init__(self) -> None:
         self.images = 0
         self.seconds = 0.0
-        self.continues = True  # False for a checkpoint of another run
         self.waited = 0.0
         self._epoch: tuple[int, float] = (0, 0.0)
         self._epoch_waited = 0.0
@@ -52,9 +51,8 @@ class Throughput(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the totals."""
-        if self.continues:
-            self.images, self.seconds = state_dict["images"], state_dict["seconds"]
-            self.waited = state_dict.get("waited", 0.0)
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+        self.waited = state_dict.get("waited", 0.0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock behind the warm-up and behind each pause."""

@@ -11,8 +11,6 @@ CASES = [
     ("--trainer.logger TensorBoardLogger --trainer.logger.save_dir x", "tensorboard"),
     ("--trainer.logger MLFlowLogger", "mlflow"),
     ("--trainer.logger CometLogger", "comet_ml"),
-    ("--trainer.callbacks+=RichProgressBar", "rich"),
-    ("--trainer.callbacks RichProgressBar", "rich"),
     ("--trainer.profiler xla", "torch_xla"),
     ("--trainer.strategy deepspeed", "deepspeed"),
     ("--trainer.accelerator tpu", "torch_xla"),

@@ -15,11 +15,11 @@ def test_rows_are_appended_and_a_resume_goes_on_behind_the_kept_ones(tmp_path):
     path = tmp_path / "metrics.csv"
     first = MetricsCSV(path)
     for epoch in (1, 2, 3):
-        first.log_metrics({"epoch": epoch, "train/loss": 1 / epoch, "val/n_samples": 359}, step=epoch * 5)
+        first.append({"epoch": epoch, "train/loss": 1 / epoch, "val/n_samples": 359}, step=epoch * 5)
     beginning = path.read_bytes()
     second = MetricsCSV(path)
     second.keep(2)
-    second.log_metrics({"epoch": 3, "train/loss": 1 / 3, "val/n_samples": 359}, step=15)
+    second.append({"epoch": 3, "train/loss": 1 / 3, "val/n_samples": 359}, step=15)
     assert path.read_bytes() == beginning
     assert [row["step"] for row in read(path)] == ["5", "10", "15"]
     assert float(read(path)[2]["train/loss"]) == 1 / 3  # every bit
@@ -28,7 +28,7 @@ def test_rows_are_appended_and_a_resume_goes_on_behind_the_kept_ones(tmp_path):
 def test_a_torn_last_row_is_dropped(tmp_path):
     path = tmp_path / "metrics.csv"
     log = MetricsCSV(path)
-    log.log_metrics({"epoch": 1}, step=5)
+    log.append({"epoch": 1}, step=5)
     with path.open("a") as file:
         file.write("2,1")
     again = MetricsCSV(path)
@@ -39,6 +39,6 @@ def test_a_torn_last_row_is_dropped(tmp_path):
 
 def test_columns_that_come_later(tmp_path):
     log = MetricsCSV(tmp_path / "metrics.csv")
-    log.log_metrics({"epoch": 1}, step=5)
-    log.log_metrics({"epoch": 2, "mine": math.inf}, step=10)
+    log.append({"epoch": 1}, step=5)
+    log.append({"epoch": 2, "mine": math.inf}, step=10)
     assert [row["mine"] for row in read(tmp_path / "metrics.csv")] == ["", "inf"]
