@@ -1,0 +1,64 @@
+"""The Trainer around the module, which may be anybody's: how long it trains, what its callbacks watch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from lightning.pytorch import Trainer
+
+from reslightning.errors import UserError, near_misses
+from reslightning.train.optim import Factor, Schedule, make_factor
+
+ALWAYS = ("epoch", "step")  # which Lightning's own callbacks know
+
+
+def steps_per_epoch(trainer: Trainer) -> int:
+    """Return an epoch's optimizer steps by the length of the loader that trains already.
+
+    Raises:
+        UserError: it has none.
+    """
+    batches = trainer.num_training_batches
+    if batches == math.inf:
+        raise UserError(
+            "the training loader has no length, so that nothing says how many steps an epoch has\nGive its data set "
+            "__len__, or Trainer(limit_train_batches=N) with the number of batches that an epoch shall have."
+        )
+    return -(-int(batches) // trainer.accumulate_grad_batches)
+
+
+def course(schedule: Schedule, trainer: Trainer, steps: int) -> Factor:
+    """Return the schedule over a training whose epochs have so many steps.
+
+    Raises:
+        UserError: the training has no end to go by.
+    """
+    epochs = trainer.max_epochs or 0
+    if epochs < 0:  # given in steps, or in time
+        if trainer.max_steps < 0 and schedule.name != "constant":
+            raise UserError(
+                f"the schedule {schedule.name!r} goes by the training's length, and the Trainer has none\nGive "
+                "Trainer(max_epochs=N), or ImageClassifier(schedule=Schedule(name='constant'))."
+            )
+        epochs = max(-(-trainer.max_steps // steps), 1)
+    return make_factor(schedule, steps, epochs)
+
+
+def check_monitored(trainer: Trainer, names: Collection[str]) -> None:
+    """Raise UserError for a callback that watches a metric which nobody logs.
+
+    Args:
+        trainer: whose callbacks.
+        names: what the module logs.
+    """
+    ours = ("lightning.", "reslightning.")
+    if any(not type(callback).__module__.startswith(ours) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return  # which may log what it likes
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = getattr(callback, "monitor", None)
+        if isinstance(name, str) and name not in (*names, *ALWAYS) and not name.startswith("lr-"):
+            raise UserError(
+                f"{type(callback).__name__} monitors {name!r}, which is not logged{near_misses(name, names)}\n"
+                f"allowed: {', '.join(names)}"
+            )
