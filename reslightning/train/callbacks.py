@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -27,7 +28,10 @@ from lightning.pytorch.callbacks import (
 
 from reslightning.errors import UserError, near_misses
 from reslightning.run.directory import Run
-from reslightning.train.classifier import TOP5_FROM, ImageClassifier
+from reslightning.train.metrics import TOP5_FROM
+
+if TYPE_CHECKING:
+    from reslightning.train.classifier import ImageClassifier
 
 # What would change a run behind its identity, or could not go on to the same bits: why, and what to do instead.
 REFUSED: dict[type[Callback], tuple[str, str]] = {
@@ -64,7 +68,10 @@ REFUSED: dict[type[Callback], tuple[str, str]] = {
 }
 LOGGING = (LearningRateMonitor, DeviceStatsMonitor, ThroughputMonitor)  # whose values go to loggers, at any step
 TRAINED = ("train/loss", "train/top1", "lr", "momentum", "weight_decay", "grad_norm", "samples")  # behind an epoch
-VALIDATED = ("val/loss", "val/top1", "val/top5", "val/n_samples")
+VALIDATED = ("val/loss", "val/top1", "val/top5", "val/balanced", "val/calibration", "val/n_samples")
+
+
+KNOWN = ("lightning.", "pytorch_lightning.", "reslightning.")  # whose callbacks log no metrics of their own
 
 
 def monitored(classes: int) -> list[str]:
@@ -120,6 +127,13 @@ def _check_averaging(callbacks: Sequence[Callback], model: ImageClassifier) -> N
         )
 
 
+def check_monitors(callbacks: Sequence[Callback], classes: int) -> None:
+    """Raise UserError for a callback that monitors a metric which nobody logs."""
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
+            _check_monitor(callback, classes, callbacks)
+
+
 def _check_monitor(callback: EarlyStopping | ModelCheckpoint, classes: int, callbacks: Sequence[Callback]) -> None:
     """Refuse a metric that there is not; a callback that is not Lightning's may log others."""
     known = monitored(classes) + ["epoch", "step"] * isinstance(callback, ModelCheckpoint)
@@ -131,7 +145,7 @@ def _check_monitor(callback: EarlyStopping | ModelCheckpoint, classes: int, call
             f"{name} monitors val/top5, which there is from {TOP5_FROM} classes on, and here are {classes}\nallowed: "
             f"{', '.join(known)}"
         )
-    if all(type(other).__module__.startswith(("lightning.", "pytorch_lightning.")) for other in callbacks):
+    if all(type(other).__module__.startswith(KNOWN) for other in callbacks):
         raise UserError(
             f"{name} monitors {metric!r}, and there is no such metric{near_misses(metric, known)}\nallowed: "
             f"{', '.join(known)}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from reslightning.data import augmentations
 from reslightning.data.base import DataModule
 from reslightning.data.progress import batches_per_epoch, evaluates_everything
 from reslightning.errors import TrainingError, UserError
@@ -23,17 +25,30 @@ from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights, read_checkpoint
 from reslightning.ranges import Range, check_names, check_values, plain
 from reslightning.run.record import evaluation_checkpoint, weights_file
-from reslightning.train.optim import Optim, Schedule, keep_values, make_factor, make_optimizer, options, values
+from reslightning.train.batches import check_images, unpack
+from reslightning.train.callbacks import check_monitors
+from reslightning.train.length import course, steps_per_epoch
+from reslightning.train.metrics import EvalMetrics, TrainMetrics, accumulator, check_labels, former
+from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values
 from reslightning.train.restored import seen
 
-TOP5_FROM = 6  # classes; of five, every guess is among the top five
-
-# What is summed over samples, and kept as float64: sums are exact where means of means are not.
-LOSS, TOP1, TOP5, COUNT, FIRST_BAD, NORM, STEPS = range(7)
+# By which uint8 images are normalised where neither the data module nor a checkpoint says: ImageNet's.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageClassifier(LightningModule):
-    """Trains and evaluates a residual network, or its plain counterpart, as an image classifier.
+    """Trains and evaluates a residual network, or its plain counterpart, as an image classifier in any Trainer.
+
+    Data may be a module of ``reslightning.data``, or any loader or LightningDataModule of (images, labels) or
+    (images, labels, indices): images [B, 3, H, W], floats, which are taken as they are, or uint8, which are
+    normalised on the device by ``mean`` and ``std`` of the data module, else of the checkpoint, else ImageNet's;
+    labels [B], whole numbers. ``trainer.validate`` and ``test`` return, and every logger gets, ``val/`` or ``test/``
+    with loss, top1, top5 (from six classes on), balanced, calibration (see ``EvalMetrics``) and n_samples.
+
+    Every sample counts once, and a stopped training goes on to the same bits, by the samplers of
+    ``reslightning.data``. With other data Lightning repeats some samples of an evaluation where processes would have
+    unequal numbers of them, and they count twice; a training that goes on within an epoch sees some samples again
+    and others not; and nothing says how many samples there should have been.
 
     Args:
         arch: a network of `reslightning models`, or resnetD or plainD of any depth D = 6n + 2.
@@ -58,6 +73,12 @@ class ImageClassifier(LightningModule):
     # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
     goes_on_from: int | None = None
     _samples_before = 0  # trained in the epochs before
+
+    recorded = False  # whether a Recorder writes down what is reported, a row an epoch
+    confusion: Tensor  # the last evaluation's confusion matrix [num_classes, num_classes], int64; rows are the labels
+    factor: Factor = staticmethod(lambda step: 1.0)  # the schedule; a loader's length is known in training only
+    _said = False  # what is lost with other data than reslightning.data's
+    _bytes = False  # whether uint8 images came
 
     # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
     samples: Tensor | None = None
@@ -107,8 +128,8 @@ class ImageClassifier(LightningModule):
         # The epoch's metrics by name, in full precision, for whoever writes them down.
         self.metrics: dict[str, float] = {}
         self._stepped: dict[str, float] = {}  # the optimizer's values at its last step
-        self._train_sums = _zeros(torch.device("cpu"))
-        self._eval_sums = _zeros(torch.device("cpu"))
+        self.train_metrics = TrainMetrics(num_classes)
+        self.mean, self.std = torch.tensor(MEAN), torch.tensor(STD)
         self._samples: list[Tensor] = []
 
     @classmethod
@@ -167,12 +188,29 @@ class ImageClassifier(LightningModule):
         return [] if decay is None else [EMAWeightAveraging(decay=decay)]
 
     def setup(self, stage: str) -> None:
-        """Compile the network in place, so that parameter names stay."""
+        """Compile the network in place, so that parameter names stay, and look at whose data and callbacks they are."""
         if self.hparams["compile"]:
             self.model.compile()
+        if stage == "fit":
+            check_monitors(self.trainer.callbacks, self.num_classes)  # type: ignore[attr-defined]
+        if self._normalises():
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.mean, self.std = torch.as_tensor(data.mean), torch.as_tensor(data.std)
+        if self._data is None and not self._said:
+            self._said = True
+            rank_zero_info(
+                "ImageClassifier: the data is no module of reslightning.data, so that a training which goes on within "
+                "an epoch sees some samples again and others not, and with several processes an evaluation may count "
+                "some samples twice"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images [B, 3, H, W] to logits [B, num_classes]."""
+        """Map images [B, 3, H, W], normalised floats or uint8, to logits [B, num_classes]."""
+        check_images(images)
+        if images.dtype == torch.uint8:
+            self._bytes = True
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+            images = augmentations.normalize(images, self.mean, self.std)
         images = images.to(self.dtype)
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -182,22 +220,35 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and the schedule updated at every step."""
-        data, trainer = self._data(), self.trainer
-        accumulated = trainer.accumulate_grad_batches
-        batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
-        self.factor = make_factor(self.schedule, -(-batches // accumulated), trainer.max_epochs or 0)
-        self.peak_lr = self.optim.peak(data.batch_size)
+        data, trainer = self._data, self._require_trainer()
+        if data is not None:
+            accumulated = trainer.accumulate_grad_batches
+            batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
+            self.factor = course(self.schedule, trainer, -(-batches // accumulated))
+        elif self.optim.lr_batch is not None:
+            raise UserError(
+                "optim.lr_batch makes the rate grow with the batch size, which only a module of reslightning.data "
+                "says\nGive the rate itself: optim.lr."
+            )
+        self.peak_lr = self.optim.lr if data is None else self.optim.peak(data.batch_size)
         optimizer = make_optimizer(self.model, self.optim, self.peak_lr)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.goes_on_from is not None:
             optimizer.register_load_state_dict_pre_hook(keep_values)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor, (self.goes_on_from or 0) - 1)
+        scheduler = LambdaLR(optimizer, lambda step: self.factor(step), (self.goes_on_from or 0) - 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Bring the sums, new or from a checkpoint, to the device."""
-        self._train_sums = self._train_sums.to(self.device, _accumulator(self.device))
+        """Begin the schedule where its length is that of a loader, which is known only now.
+
+        A loader that is asked for before is built before a checkpoint's progress is restored, and goes on wrongly.
+        """
+        scheduler = self.lr_schedulers()
+        if self._data is None and isinstance(scheduler, LambdaLR):  # no callback's, a rate finder's say
+            self.factor = course(self.schedule, self.trainer, steps_per_epoch(self.trainer))
+            for group in scheduler.optimizer.param_groups if self.trainer.global_step == 0 else ():
+                group["lr"] = group["initial_lr"] * self.factor(0)
         self.on_train_epoch_start()  # which Lightning leaves out where it goes on within an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -205,24 +256,29 @@ class ImageClassifier(LightningModule):
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch, whose labels may be targets [B, num_classes]."""
-        images, labels, _ = batch
+        step = self._require_trainer().global_step
+        images, labels, _ = unpack(batch, self.num_classes, mixed=True)
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        with torch.no_grad():
-            hard = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixed image, what there is most of
-            _add(self._train_sums, loss.detach() * len(labels), logits, hard)
-            bad = torch.where(torch.isfinite(loss), torch.inf, float(self.trainer.global_step))
-            self._train_sums[FIRST_BAD] = torch.minimum(self._train_sums[FIRST_BAD], bad)
+        hard = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixed image, what there is most of
+        # A label outside the classes would end a GPU's process without a word; it is found below.
+        known = labels.clamp(0, self.num_classes - 1) if labels.ndim == 1 else labels
+        loss = F.cross_entropy(logits, known, label_smoothing=self.hparams["label_smoothing"])
+        self.train_metrics.update(logits.detach(), hard, loss.detach(), step)
         # On a GPU each look costs a wait for the device.
-        every = 1 if self.device.type == "cpu" else 50
-        if (batch_idx + 1) % every == 0:
-            self._check_finite()
+        if self.device.type == "cpu" or batch_idx == 0 or (batch_idx + 1) % 50 == 0:
+            self._check()
         return loss
 
-    def _check_finite(self) -> None:
-        first_bad = self._reduce(self._train_sums[FIRST_BAD], "min").item()
+    def _check(self) -> None:
+        """Raise what is wrong with the loss or the labels of any process; every one calls it."""
+        metrics = self.train_metrics
+        found = torch.stack([metrics.first_bad, metrics.lowest, -metrics.highest])
+        reduced = self.trainer.strategy.reduce(found.to(self.trainer.strategy.root_device), reduce_op="min")
+        assert isinstance(reduced, Tensor)
+        first_bad, lowest, highest = reduced.tolist()
+        check_labels(lowest, -highest, self.num_classes)
         if first_bad != torch.inf:
             raise TrainingError(
                 f"the training loss is not finite at epoch {self.trainer.current_epoch}, step {int(first_bad)}: "
@@ -235,24 +291,23 @@ class ImageClassifier(LightningModule):
         """Note the step's rate, and add the length of its gradient, before it is clipped."""
         self._stepped = values(optimizer)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        self._train_sums[NORM] += nn.utils.get_total_norm(gradients)
-        self._train_sums[STEPS] += 1
+        self.train_metrics.stepped(nn.utils.get_total_norm(gradients))
 
     def on_train_epoch_end(self) -> None:
         """Turn the epoch's sums over all processes into metrics."""
-        self._check_finite()
-        sums = self._reduce(self._train_sums, "sum").tolist()
-        self._train_sums = _zeros(self.device)
-        self._samples_before += round(sums[COUNT])
+        self._check()
+        found = self.train_metrics.compute()
+        self.train_metrics.reset()
+        self._samples_before += int(found["n_samples"])
         if not self._stepped:  # an older version's checkpoint behind the epoch's last step
             self._stepped = {"lr": self.peak_lr * self.factor(self.trainer.global_step - 1)}
         self._report(
             {
-                "train/loss": sums[LOSS] / sums[COUNT],
-                "train/top1": sums[TOP1] / sums[COUNT],
+                "train/loss": found["loss"],
+                "train/top1": found["top1"],
                 "samples": self._samples_before,
                 **self._stepped,
-                "grad_norm": sums[NORM] / sums[STEPS] if sums[STEPS] else math.nan,
+                "grad_norm": found["grad_norm"],
             }
         )
 
@@ -261,37 +316,36 @@ class ImageClassifier(LightningModule):
 
         A training that has failed is not kept: it could only fail again.
         """
-        self._check_finite()
-        gathered = self.all_gather(self._train_sums)
-        assert isinstance(gathered, Tensor)
-        checkpoint["train_sums"] = gathered.reshape(-1, STEPS + 1).cpu()
+        self._check()
+        checkpoint["train_metrics"] = self.train_metrics.kept(self._gather)
         checkpoint["samples_trained"], checkpoint["stepped"] = self._samples_before, self._stepped
         checkpoint["last_validation"] = self.samples
-        data = self._data()
+        data = self._data
+        if data is not None or self._bytes:
+            checkpoint["normalisation"] = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        if data is None:
+            return
         checkpoint["class_names"], checkpoint["class_ids"] = list(data.class_names), list(data.class_ids)
-        checkpoint["normalisation"] = {"mean": data.mean.tolist(), "std": data.std.tolist()}
         checkpoint["sizes"] = data.sizes
         if self.trainer.is_global_zero:
             checkpoint["fingerprint"] = {"data": data.content()["digest"], "weights": self.weights_digest}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take this process's sums back; at another world size the first takes them all."""
-        if not self.attached:
+        """Take this process's sums back, and the normalisation where the data says none."""
+        if (said := checkpoint.get("normalisation")) and not (self.attached and self._normalises()):
+            self.mean, self.std = torch.tensor(said["mean"]), torch.tensor(said["std"])
+        if not self.attached or "loops" not in checkpoint:
             return
-        kept = checkpoint["train_sums"]
-        kept = F.pad(kept, (0, STEPS + 1 - kept.shape[1]))  # of an older version
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        if len(kept) == world_size:
-            self._train_sums = kept[rank]
-        elif rank == 0:
-            self._train_sums = kept.sum(0)
-            self._train_sums[FIRST_BAD] = kept[:, FIRST_BAD].min()
-        self._take_counts(checkpoint, int(kept[:, COUNT].sum()))
+        kept = checkpoint["train_metrics"] if "train_metrics" in checkpoint else former(checkpoint["train_sums"])
+        self.train_metrics.take(kept, self.trainer.global_rank, self.trainer.world_size)
+        self._take_counts(checkpoint, int(kept["count"].sum()))
 
     def _take_counts(self, checkpoint: dict[str, Any], within: int) -> None:
         """Go on counting, ``within`` samples of the epoch; older versions took whole batches for granted."""
-        steps = checkpoint["global_step"]
-        self._samples_before = checkpoint.get("samples_trained", steps * self._data().batch_size - within)
+        if "samples_trained" in checkpoint:
+            self._samples_before = checkpoint["samples_trained"]
+        elif self._data is not None:
+            self._samples_before = checkpoint["global_step"] * self._data.batch_size - within
         self._stepped = checkpoint.get("stepped", {})
         if self.goes_on_from is None:
             self.samples = checkpoint.get("last_validation")  # a training that failed behind it has findings to make
@@ -305,20 +359,23 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._eval_sums = _zeros(self.device)
-        self._samples = []
+        self._start_evaluation()
 
     def on_test_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._eval_sums = _zeros(self.device)
+        self._start_evaluation()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch's loss and hits to the sums."""
-        self._evaluate(batch)
+    def _start_evaluation(self) -> None:
+        self._eval_metrics = EvalMetrics(self.num_classes).to(self.device)  # here: of many classes it is large
+        self._samples = []
 
-    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch's loss and hits to the sums."""
-        self._evaluate(batch)
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the sums."""
+        self._evaluate(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the sums."""
+        self._evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
@@ -328,24 +385,32 @@ class ImageClassifier(LightningModule):
         """Turn the sums over all processes into metrics."""
         self._finish_evaluation("test")
 
-    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return sample indices [B], labels [B] and probabilities [B, num_classes]."""
-        images, labels, indices = batch
-        return {"index": indices, "label": labels, "probability": self.evaluated(images).softmax(1)}
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Return probabilities [B, num_classes], with labels [B] and indices [B] where the loader gives them."""
+        if isinstance(batch, Tensor):
+            return {"probability": self.evaluated(batch).softmax(1)}
+        images, labels, indices = unpack(batch, self.num_classes)
+        found = {} if indices is None else {"index": indices}
+        return found | {"label": labels, "probability": self.evaluated(images).softmax(1)}
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        images, labels, indices = batch
+    def _evaluate(self, batch: Any, batch_idx: int) -> None:
+        self._require_trainer()
+        images, labels, indices = unpack(batch, self.num_classes)
         logits = self.evaluated(images)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        _add(self._eval_sums, losses.sum(), logits, labels)
-        if self._keeps_samples:
-            surest = logits.softmax(1).max(1)
-            self._samples.append(torch.stack([indices, labels, surest.indices, surest.values, losses], 1))
+        losses = F.cross_entropy(logits, labels.clamp(0, self.num_classes - 1), reduction="none")
+        self._eval_metrics.update(logits, labels, losses)
+        if self.device.type == "cpu" or batch_idx == 0:
+            self._eval_metrics.check_labels()
+        if self._keeps_samples and indices is not None:
+            guesses = logits.argmax(1)
+            confidence = logits.softmax(1).gather(1, guesses[:, None])[:, 0]
+            self._samples.append(torch.stack([indices, labels, guesses, confidence, losses], 1))
 
     @property
     def _keeps_samples(self) -> bool:
-        """Whether this is a training's validation, which may turn out to be the last."""
-        return self.trainer.state.fn == TrainerFn.FITTING and evaluates_everything(self.trainer)
+        """Whether this is a training's validation, which may turn out to be the last, on images to be found again."""
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        return fitting and self._data is not None and evaluates_everything(self.trainer)
 
     def gather_samples(self) -> None:
         """Bring the last validation's samples of all processes, which may have one more or less, to the first one."""
@@ -368,25 +433,23 @@ class ImageClassifier(LightningModule):
         """Return how images are evaluated, in a word: the data's part of it, and flip."""
         return data.protocol + ("-flip" if self.hparams["test_flip"] else "")
 
-    def _finish_evaluation(self, split: str) -> None:
+    def _finish_evaluation(self, split: Literal["val", "test"]) -> None:
+        found, self.confusion = self._eval_metrics.compute()
         if self.trainer.sanity_checking:
             return
-        sums = self._reduce(self._eval_sums, "sum").tolist()
-        count = round(sums[COUNT])
-        expected = self._data().n_samples("val" if split == "val" else "test")
-        if evaluates_everything(self.trainer) and count != expected:
+        count, data = found["n_samples"], self._data
+        if data is not None and evaluates_everything(self.trainer) and count != (expected := data.n_samples(split)):
             raise TrainingError(f"the {split} part has {expected} samples, but {count} were evaluated")
-        metrics = {f"{split}/loss": sums[LOSS] / count, f"{split}/top1": sums[TOP1] / count}
-        if self.num_classes >= TOP5_FROM:
-            metrics[f"{split}/top5"] = sums[TOP5] / count
-        self._report(metrics | {f"{split}/n_samples": count})
+        self._report({f"{split}/{name}": value for name, value in found.items()})
 
     # -- both ----------------------------------------------------------------------------------
 
     def _report(self, metrics: dict[str, float]) -> None:
         self.metrics.update(metrics)
-        # For callbacks that monitor a metric, and the progress bar; files get the full precision.
-        self.log_dict(metrics, logger=False)
+        # Of a Python float Lightning makes a float32, and it would divide a mean; of one value the largest is itself.
+        kind = accumulator(self.device)
+        values = {name: torch.tensor(value, dtype=kind, device=self.device) for name, value in metrics.items()}
+        self.log_dict(values, logger=not self.recorded, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
 
     @property
     def attached(self) -> bool:
@@ -396,33 +459,26 @@ class ImageClassifier(LightningModule):
         except RuntimeError:
             return False
 
-    def _reduce(self, value: Tensor, operation: str) -> Tensor:
-        reduced = self.trainer.strategy.reduce(value.clone(), reduce_op=operation)
-        assert isinstance(reduced, Tensor)
-        return reduced
+    def _require_trainer(self) -> Trainer:
+        if not self.attached:
+            raise UserError(
+                "this ImageClassifier is in no Trainer, which knows the epoch and its steps\nUse trainer.fit(model, "
+                "loader), or trainer.validate, test or predict; for logits alone call model(images)."
+            )
+        return self.trainer
 
-    def _data(self) -> DataModule:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, DataModule):
-            raise UserError("ImageClassifier trains on a reslightning.data module: pass it as datamodule")
-        return data
+    def _gather(self, value: Tensor) -> Tensor:
+        gathered = self.all_gather(value.to(self.trainer.strategy.root_device))
+        assert isinstance(gathered, Tensor)
+        return gathered
 
+    @property
+    def _data(self) -> DataModule | None:
+        """The data module, where it is one of reslightning.data."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, DataModule) else None
 
-def _accumulator(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-
-
-def _zeros(device: torch.device) -> Tensor:
-    sums = torch.zeros(STEPS + 1, dtype=_accumulator(device), device=device)
-    sums[FIRST_BAD] = torch.inf
-    return sums
-
-
-def _add(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add a batch's summed loss and its hits to ``sums``, without waiting for the device."""
-    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = guesses == labels[:, None]
-    sums[LOSS] += loss
-    sums[TOP1] += hits[:, 0].sum()
-    sums[TOP5] += hits.sum()
-    sums[COUNT] += len(labels)
+    def _normalises(self) -> bool:
+        """Whether the data module, anybody's, says by what its images are normalised."""
+        data = getattr(self.trainer, "datamodule", None)
+        return all(getattr(data, name, None) is not None for name in ("mean", "std"))

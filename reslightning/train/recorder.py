@@ -67,6 +67,11 @@ class Recorder(Checkpoint):
         self.last: dict[str, float] = {}
         self.stopped: str | None = None  # why a callback has asked training to end
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Be the one who writes down what the module reports."""
+        assert isinstance(pl_module, ImageClassifier)
+        pl_module.recorded = True
+
     def state_dict(self) -> dict[str, Any]:
         """Keep the last and best values, the number of rows, and whether training shall end."""
         return {"metrics": self.last, "best": self.best, "rows": self.csv.rows, "stopped": self.stopped}

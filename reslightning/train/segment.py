@@ -136,7 +136,7 @@ class Segment:
         if not path.is_file():
             raise UserError(f"no checkpoint at {path}; give the path of a last.ckpt or best.ckpt as --ckpt_path")
         content = read_checkpoint(path)
-        if "loops" not in content or "train_sums" not in content:
+        if "loops" not in content or not {"train_metrics", "train_sums"} & content.keys():
             raise UserError(
                 f"{path} holds weights but no training to continue; to start from them use --model.weights {path}"
             )
