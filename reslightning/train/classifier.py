@@ -449,7 +449,8 @@ class ImageClassifier(LightningModule):
         # Of a Python float Lightning makes a float32, and it would divide a mean; of one value the largest is itself.
         kind = accumulator(self.device)
         values = {name: torch.tensor(value, dtype=kind, device=self.device) for name, value in metrics.items()}
-        self.log_dict(values, logger=not self.recorded, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
+        logged = bool(self.trainer.loggers) and not self.recorded
+        self.log_dict(values, logger=logged, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
 
     @property
     def attached(self) -> bool:

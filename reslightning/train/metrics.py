@@ -42,7 +42,8 @@ class Sums(Metric):
         self.set_dtype(torch.float64)
 
     def _keep(self, name: str, default: float, how: str = "sum") -> None:
-        self.folds[name] = {"sum": torch.sum, "min": torch.min, "max": torch.max}[how]
+        folds: dict[str, Any] = {"sum": torch.sum, "min": torch.min, "max": torch.max}
+        self.folds[name] = folds[how]
         self.add_state(name, torch.tensor(default, dtype=torch.float64), dist_reduce_fx=how)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> Any:
