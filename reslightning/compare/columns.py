@@ -120,6 +120,8 @@ ROWS = (
     Column("arch", _fact("arch"), EACH, usual=True),
     Column("top1", lambda run: _error(run.result[0], "val/top1"), MEAN, "top-1 error", percent, usual=True),
     Column("top5", lambda run: _error(run.result[0], "val/top5"), MEAN, "top-5 error", percent, usual=True),
+    Column("balanced", lambda run: _error(run.result[0], "val/balanced"), MEAN, "balanced error", percent),
+    Column("calibration", lambda run: run.result[0].get("val/calibration"), MEAN, "calibration error"),
     Column("of", lambda run: run.result[1], EACH, "epoch used", usual=True),
     Column("published", lambda run: row.top1 if (row := _published(run)) else None, SHARED, None, percent, usual=True),
     Column("published_source", lambda run: row.source if (row := _published(run)) else None, SHARED),

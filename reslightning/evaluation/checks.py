@@ -19,7 +19,7 @@ from reslightning.files import printable
 def check_range(metrics: Mapping[str, float]) -> None:
     """Raise TrainingError for a metric that cannot be."""
     for name, value in metrics.items():
-        accuracy = name.rpartition("/")[2] in ("top1", "top5")
+        accuracy = name.rpartition("/")[2] in ("top1", "top5", "balanced", "calibration")
         if not math.isfinite(value) or (accuracy and not 0 <= value <= 1):
             raise TrainingError(f"{name} is {value}: the network's answers are no numbers")
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs
 from reslightning.data.registry import Split
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_held_out, check_range, check_use
-from reslightning.files import write_atomically
+from reslightning.files import printable, write_atomically
 from reslightning.models.published import published
 from reslightning.run.directory import Run
 from reslightning.run.identity import differences
@@ -23,6 +24,7 @@ from reslightning.run.provenance import mixed_code, versions
 from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import majority_error
+from reslightning.train.metrics import class_accuracies
 
 # Where a split's images are from, if not from the part of its own name.
 ORIGINS: dict[Split, str] = {
@@ -75,7 +77,7 @@ def evaluate(
         return
     facts = _facts(trainer, model, data, content, weights)
     facts |= {"images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)}, "metrics": metrics}
-    facts["classes"] = {"evaluated": len(data.labels(split).unique()), "of": model.num_classes}
+    facts |= _by_class(model.confusion, data)
     _record(run, split, facts, say_differences(run, data, trained, config))
 
 
@@ -132,6 +134,15 @@ def _facts(
     }
 
 
+def _by_class(confusion: Tensor, data: DataModule) -> dict[str, Any]:
+    names, images = map(printable, data.answers or data.class_names), confusion.sum(1).tolist()
+    rows = zip(names, images, class_accuracies(confusion), strict=True)
+    return {
+        "classes": {"evaluated": sum(count > 0 for count in images), "of": len(images)},
+        "by_class": [{"class": name, "images": count, "top1": accuracy} for name, count, accuracy in rows],
+    }
+
+
 def _say(model: ImageClassifier, data: DataModule, split: Split, metrics: Mapping[str, float], weights: str) -> None:
     images, protocol = metrics[f"{split}/n_samples"], model.protocol(data)
     part = "" if images == (whole := data.n_samples(split)) else f" of {whole:,}"
@@ -146,7 +157,8 @@ def _say(model: ImageClassifier, data: DataModule, split: Split, metrics: Mappin
             print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")
     if (error := majority_error(data.majority(split), data.num_classes)) is not None:
         print(f"  always the most frequent class: {error:.2f} %")
-    print(f"  loss {metrics[f'{split}/loss']:.4f}")
+        print(f"  mean over the classes: {error_percent(metrics[f'{split}/balanced']):.2f} %")
+    print(f"  loss {metrics[f'{split}/loss']:.4f}, calibration error {100 * metrics[f'{split}/calibration']:.2f} %")
 
 
 def _reached(content: Mapping[str, Any]) -> dict[str, int | None]:

@@ -16,6 +16,7 @@ from reslightning.data.base import DataModule
 from reslightning.errors import TrainingError
 from reslightning.files import printable, write_atomically
 from reslightning.run import layout
+from reslightning.train.metrics import count_guesses
 
 SHOWN, COLUMNS = 24, 6
 SIDE, CAPTION = 128, 34  # pixels of a picture, and of the words below it
@@ -62,7 +63,8 @@ def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
 
 def _confusion(samples: Tensor, names: list[str]) -> str:
     labels, guesses = samples[:, 1].long(), samples[:, 2].long()
-    counts = torch.bincount(labels * len(names) + guesses, minlength=len(names) ** 2).view(len(names), -1)
+    counts = torch.zeros(len(names), len(names), dtype=torch.int64)
+    count_guesses(counts, labels, guesses)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", *names])

@@ -24,6 +24,7 @@ class MetricsCSV(Logger):
     COLUMNS = (
         *("epoch", "step", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5"),
         *("val/n_samples", "lr", "images_per_second", "data_wait", "samples", "grad_norm"),
+        *("val/balanced", "val/calibration"),
     )
 
     def __init__(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,14 @@ def test_some_of_the_classes_are_evaluated_among_all(cli, animals, tmp_path, nam
     of = [row for row in whole if row["file"].split("/")[1] in names]
     assert record["metrics"]["val/top1"] == sum(row["prediction"] == row["label"] for row in of) / len(of)
     assert record["classes"] == {"evaluated": len(names), "of": 5}
+    by_class = {row["class"]: row for row in record["by_class"]}
+    for name in ("ant", "bee", "cat", "dog", "emu"):
+        hits = [row["prediction"] == row["label"] for row in of if row["file"].split("/")[1] == name]
+        assert (by_class[name]["images"], by_class[name]["top1"]) == (
+            len(hits),
+            sum(hits) / len(hits) if hits else None,
+        )
+    assert record["metrics"]["val/balanced"] == statistics.fmean(by_class[name]["top1"] for name in names)
     assert cli(f"predict --run_dir {folder}/run --data.root {tmp_path}/some --output some.csv").status == 0
     for row, before in zip(
         predictions(Path("some.csv")), sorted(of, key=lambda row: Path(row["file"]).name), strict=True
