@@ -16,6 +16,7 @@ def full(k: int) -> RunRecord:
         **{"epoch": 2.0 + k, "step": 20.0 + k, "val/n_samples": 10_000.0, "gpu_memory": 1.5 + k},
         **{"train/top1": 0.71 + k / 7, "val/top1": 0.72 + k / 7, "val/top5": 0.83 + k / 7},
         **{"train/loss": 0.61 + k / 7, "val/loss": 0.52 + k / 7},
+        **{"val/balanced": 0.62 + k / 7, "val/calibration": 0.05 + k / 7},
     }
     summary = {
         **{"arch": ("resnet20", "resnet32")[k], "dataset": "CIFAR10", "protocol": "center", "val_source": "test"},
