@@ -449,8 +449,8 @@ class ImageClassifier(LightningModule):
         # Of a Python float Lightning makes a float32, and it would divide a mean; of one value the largest is itself.
         kind = accumulator(self.device)
         values = {name: torch.tensor(value, dtype=kind, device=self.device) for name, value in metrics.items()}
-        logged = bool(self.trainer.loggers) and not self.recorded
-        self.log_dict(values, logger=logged, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
+        # None is every logger there is, and what validate and test return.
+        self.log_dict(values, logger=False if self.recorded else None, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
 
     @property
     def attached(self) -> bool:
