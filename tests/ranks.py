@@ -1,6 +1,6 @@
-"""Trainings of two processes that load nothing: forks of a server that has imported the command line already.
+"""Trainings of several processes that load nothing: forks of a server that has imported the command line already.
 
-Lightning's launcher starts the second rank as ever, but gets a waiting fork instead of a new Python.
+Lightning's launcher starts the other ranks as ever, but gets waiting forks instead of new Pythons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import SimpleNamespace
 TWO = "--trainer.devices 2 --trainer.accelerator cpu"
 
 
-class Second:
+class Other:
     """What the launcher needs of a subprocess.Popen."""
 
     def __init__(self, pid: int, orders: int, env: dict[str, str]) -> None:
@@ -44,19 +44,26 @@ def _main(words: Sequence[str], environ: dict[str, str], out: str) -> None:
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid:
-        from lightning.pytorch.strategies.launchers import subprocess_script
-
-        os.close(reader)
-        subprocess_script.subprocess = SimpleNamespace(Popen=lambda words, env, cwd: Second(pid, writer, env))
-    else:
-        os.close(writer)
+    waiting: list[tuple[int, int]] = []
+    devices = words[words.index("--trainer.devices") + 1] if "--trainer.devices" in words else 1
+    for _ in range(1, int(devices)):
+        reader, writer = os.pipe()
+        if pid := os.fork():
+            os.close(reader)
+            waiting.append((pid, writer))
+            continue
+        for ends in (writer, *(other for _, other in waiting)):
+            os.close(ends)
         with os.fdopen(reader, "rb") as orders:
             if not (order := orders.read()):
                 os._exit(0)  # the first rank ended alone
-        environ = pickle.loads(order)
+        environ, waiting = pickle.loads(order), []
+        break
+    if waiting:
+        from lightning.pytorch.strategies.launchers import subprocess_script
+
+        starts = iter(waiting)
+        subprocess_script.subprocess = SimpleNamespace(Popen=lambda words, env, cwd: Other(*next(starts), env))
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["reslightning", *words]

@@ -1,8 +1,11 @@
 """Real data so small that a test's time is the package's own, not the convolutions'."""
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from reslightning.data.digits import Digits
+from reslightning.data.memory import InMemory
 
 
 class Thumbnails(Digits):
@@ -13,3 +16,19 @@ class Thumbnails(Digits):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         images, labels = super().load(train)
         return images[:, :, 1::4, 1::4].contiguous(), labels
+
+
+class Uneven(InMemory):
+    """Noise of seven very uneven classes, tinted by them: 512 training and 10,001 test images."""
+
+    num_classes = 7
+    class_names = tuple("abcdefg")
+    image_size = 8
+    own_mean = own_std = (0.5, 0.5, 0.5)
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng(train)
+        labels = random.choice(7, 512 if train else 10_001, p=[0.5, 0.3, 0.1, 0.05, 0.03, 0.01, 0.01])
+        images = random.integers(0, 160, (len(labels), 3, 8, 8), dtype=np.uint8)
+        images[:, 0] += (labels * 13).astype(np.uint8)[:, None, None]
+        return torch.from_numpy(images), torch.from_numpy(labels)

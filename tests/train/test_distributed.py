@@ -1,13 +1,18 @@
 """Two processes train on the global batches of one, and count every validation sample once."""
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 
+from reslightning import load
 from tests.conftest import OPTIONS, SMALL, assert_same_result, process
 from tests.ranks import TWO, run
+from tests.small import Uneven
 
 
 def batches(note: Path, ranks: int) -> dict[str, list[int]]:
@@ -100,3 +105,32 @@ def test_ten_thousand_and_one_samples(cli, cifar_root, tmp_path):
     assert both["metrics"]["val/n_samples"] == single["metrics"]["val/n_samples"] == 10001
     assert both["metrics"]["val/top1"] == single["metrics"]["val/top1"]
     assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*`srun` command", "ignore:.*LeafSpec")
+def test_an_uneven_set_is_counted_alike_by_numpy_a_plain_trainer_and_any_number_of_processes(cli, tmp_path):
+    """10,001 images, which no number of processes divides: every one once. Sums of floats differ in their rounding."""
+    line = f"--data tests.small.Uneven {OPTIONS}"
+    assert cli(f"fit {line} --trainer.max_epochs 1 --run_dir run --trainer.limit_val_batches 1").status == 0
+    assert cli("predict --run_dir run --trainer.limit_predict_batches 1.0").status == 0
+    (predicted,) = Path("run/evaluations").glob("test-predictions*.csv")
+    answers = np.loadtxt(predicted, delimiter=",", skiprows=1, usecols=range(10))
+    labels, shares = answers[:, 1].astype(int), answers[:, 3:]
+    assert len(labels) == 10_001
+    right, ranks = shares.argmax(1) == labels, (shares > shares[np.arange(10_001), labels][:, None]).sum(1)
+    counted = {"top1": right.sum() / 10_001, "top5": (ranks < 5).sum() / 10_001, "n_samples": 10_001}
+    counted["balanced"] = math.fsum(right[labels == k].sum() / (labels == k).sum() for k in range(7)) / 7
+    (found,) = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False).test(
+        load("run"), datamodule=Uneven(batch_size=256), verbose=False
+    )
+    for devices in (1, 2, 3):
+        run(f"test --run_dir run --trainer.devices {devices} --trainer.accelerator cpu")
+        (file,) = Path("run/evaluations").glob("test-center*.json")
+        record = json.loads(file.read_text())
+        file.unlink()
+        assert {name: record["metrics"][f"test/{name}"] for name in counted} == counted
+        assert {row["class"]: row["images"] for row in record["by_class"]} == dict(
+            zip("abcdefg", np.bincount(labels), strict=True)
+        )
+        for name, value in record["metrics"].items():
+            assert value == pytest.approx(found[name], rel=0 if name.split("/")[1] in counted else 1e-6), name
