@@ -1,10 +1,12 @@
 """The public names: seen before they are imported, and refusing what the command line refuses."""
 
+import csv
 import inspect
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 import reslightning
 from reslightning import ImageClassifier, build_model, load_runs
 from reslightning import data as sets
+from reslightning.cli.quiet import BY_DESIGN
 from reslightning.errors import UserError
 from reslightning.train.optim import Optim, Schedule
 from tests.conftest import SMALL, summary
@@ -177,3 +180,20 @@ def test_load_of_what_is_no_run(cli, finished, tmp_path):
     (run / "summary.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="a run of format 99, and this version of reslightning knows 1"):
         reslightning.load(run)
+
+
+@pytest.mark.filterwarnings(*(f"ignore:{message}" for message in BY_DESIGN))
+def test_the_readme_s_program_runs(cli, finished, capfd):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    program = text.split("## Python\n```python\n")[1].split("```")[0]
+    assert len(program.splitlines()) <= 22
+    Path("runs").mkdir()
+    shutil.copytree(finished(cli), "runs/RUN")
+    capfd.readouterr()
+    names: dict[str, Any] = {}
+    exec(compile(program.replace("max_epochs=3", "max_epochs=1"), "README.md", "exec"), names)
+    assert "'val/balanced'" in capfd.readouterr().out
+    text = next(Path("logs").rglob("metrics.csv")).read_text()
+    validated = [row for row in csv.DictReader(text.splitlines()) if row["val/top1"]]
+    assert {float(row["val/top1"]) for row in validated} == {names["keep"].best_model_score.item()}
+    assert list(Path("logs").rglob("*.ckpt"))
