@@ -229,7 +229,7 @@ def test_weights_are_averaged_and_rates_are_found(tmp_path):
 @pytest.mark.parametrize("make", [CSVLogger, TensorBoardLogger, WandbLogger])
 def test_loggers_get_every_metric(tmp_path, make, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandbLogger("name", tmp_path, offline=True) if make is WandbLogger else make(tmp_path, "name")
+    logger = WandbLogger("name", tmp_path, mode="offline") if make is WandbLogger else make(tmp_path, "name")
     data = loader(*pictures())
     model = small()
     quiet(tmp_path, logger=logger, log_every_n_steps=1).fit(model, data, data)
