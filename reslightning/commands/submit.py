@@ -18,6 +18,7 @@ from reslightning.cli.choice import beside
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
+from reslightning.files import check_folder
 from reslightning.run.directory import Run
 from reslightning.run.fingerprint import differences
 from reslightning.run.summary import Fingerprint
@@ -139,6 +140,7 @@ def _request(args: Namespace) -> Request:
         if not equals:
             raise UserError(f"--sbatch {pair!r} is not KEY=VALUE, like constraint=a100_80")
         options[key.lstrip("-")] = value
+    check_folder(args.logs.expanduser())
     return submission.Request(
         options, args.nodes, args.gpus, args.segments, args.array_parallelism, args.snapshot, args.logs
     )
