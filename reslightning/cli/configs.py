@@ -187,6 +187,10 @@ def load_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read the config {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
+    for group in ("data", "model", "trainer", "wandb"):
+        if not isinstance(content.get(group, {}), dict if group != "data" else dict | str):
+            given = "null" if content[group] is None else repr(content[group])
+            raise UserError(f"{path}: {group} is {given}; expected a mapping of its options, or nothing of it")
     names = sorted(_dotted(content))
     if twice := next((name for name, following in itertools.pairwise(names) if name == following), None):
         raise UserError(f"{path}: {twice} is given twice, nested and with dots; leave one of them")

@@ -93,6 +93,8 @@ def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tup
     from reslightning.commands import submission
 
     cells = submission.grid_cells(grid)
+    if name is not None and (not name.strip(".") or not name.isprintable() or "/" in name):
+        raise UserError(f"--name {name!r} names no folder of --logs and no job; allowed: letters, digits, - and _")
     name = name or submission.job_name(argv, grid)
     grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in argv)
     group = [] if grouped else [f"--wandb.group={name}"]

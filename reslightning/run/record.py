@@ -256,7 +256,10 @@ def evaluation_checkpoint(directory: Path) -> Path:
     """
     summary = read_summary(directory)
     if not summary:
-        raise UserError(f"{directory} is no run directory: it has no summary.json")
+        why = (
+            "its summary.json is cut, or no file" if (directory / layout.SUMMARY).exists() else "it has no summary.json"
+        )
+        raise UserError(f"{directory} is no run directory: {why}")
     if not {"run_id", "identity", "format"} & summary.keys():
         raise UserError(f"{directory} is no run directory: its summary.json is not a run's")
     name = layout.BEST if summary.get("val_source") == "held-out" else layout.LAST

@@ -2,18 +2,25 @@
 
 import io
 import itertools
+import json
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import SMALL
 
 LONG = "a" * 300
 
 
 def refused(result, *words):
     assert result.status == 2, result.err
-    assert result.err.startswith("reslightning: ")
+    assert "reslightning: " in result.err
     assert "Traceback" not in result.err
     for word in words:
         assert word in result.err, result.err
@@ -162,3 +169,124 @@ def test_names_do_not_steer_the_terminal(cli, tmp_path):
     out = cli("compare .").out
     assert "\x1b" not in out
     assert r"\x1b[2Jrun" in out
+
+
+def test_nodes_that_nothing_starts(cli, tmp_path):
+    refused(cli("fit --trainer.num_nodes 2"), "trainer.num_nodes=2", "submit --nodes")
+    assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = ["fit --run_dir run", "test --run_dir run", "predict --run_dir run", "fit -c run/config.yaml"]
+
+
+@pytest.mark.parametrize("line", [*COMMANDS, "submit --dry-run -- fit -c run/config.yaml"])
+@pytest.mark.parametrize("group", ["model", "data", "trainer"])
+def test_a_run_whose_config_is_damaged(cli, tmp_path, line, group):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text(f"{group}: null\n")
+    refused(cli(line), "run/config.yaml", f"{group} is null")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.csv", "checkpoints/last.ckpt"])
+def test_a_folder_where_a_run_s_file_must_be(cli, tmp_path, name):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    refused(cli("fit --run_dir run"), f"run/{name}", "is no file")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_whose_summary_is_damaged(cli, finished, tmp_path):
+    shutil.copytree(finished(cli), tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(facts | {"segments": 3}))
+    for line in ("fit --run_dir run", "test --run_dir run", "predict --run_dir run", "compare run"):
+        result = cli(line)
+        assert result.status == 0, result.err
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(facts)[:40])
+    refused(cli(f"fit {SMALL} --model.weights run"), "summary.json is cut")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fit --trainer.enable_checkpointing false", "trainer.enable_checkpointing=false would not count"),
+        ("doctor --devices 0", "--devices=0 is not allowed"),
+        ("doctor --num_nodes -1", "--num_nodes=-1 is not allowed"),
+        ("submit --dry-run --grid model.arch=resnet20, -- fit", "an empty value"),
+        ("submit --dry-run --time 99x -- fit", "time=99x is not allowed"),
+        ("submit --dry-run --mem lots -- fit", "mem=lots is not allowed"),
+        ("submit --dry-run --cpus 0 -- fit", "cpus-per-task=0 is not allowed"),
+        ("submit --dry-run --cpus many -- fit", "cpus-per-task=many is not allowed"),
+        (f"submit --dry-run --segments {10**16} -- fit", f"segments={10**16} is out of range"),
+        ("submit --dry-run --name ../x -- fit", "--name '../x'"),
+        ("fit -c overlays/finetune", "To train from scratch instead"),
+    ],
+)
+def test_what_would_not_count_is_refused(cli, tmp_path, line, said):
+    refused(cli(line), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fresh_run_s_checkpointing_alone_is_asked_about(cli, finished, tmp_path):
+    """A run begun before goes on with what its config says."""
+    shutil.copytree(finished(cli), tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("enable_checkpointing: null", "enable_checkpointing: false"))
+    assert "nothing to do" in cli("fit --run_dir run").out
+
+
+@pytest.mark.parametrize("limit", ["60", "4:00", "0-4", "1-00:30:00", "04:00:00", "UNLIMITED"])
+def test_sbatch_s_forms_are_taken(cli, limit):
+    assert f"--time={limit}" in cli(f"submit --dry-run --time {limit} --mem 120G --cpus 4 -- fit").out
+
+
+def test_what_sbatch_refuses_leaves_nothing(cli, tmp_path, monkeypatch):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (("srun", ""), ("sbatch", "echo sbatch: error: invalid partition >&2; exit 1")):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    refused(cli("submit -- fit"), "sbatch: error: invalid partition", "Nothing else was queued")
+    assert list(tmp_path.iterdir()) == [tools]
+    (tmp_path / "submitted" / "mine").mkdir(parents=True)
+    (tmp_path / "submitted" / "mine" / "log").touch()
+    refused(cli("submit --name mine -- fit"), "sbatch: error: invalid partition")
+    assert sorted((tmp_path / "submitted").rglob("*")) == [
+        tmp_path / "submitted" / "mine",
+        tmp_path / "submitted" / "mine" / "log",
+    ]
+
+
+def test_a_filter_with_two_signs(cli, finished):
+    run = finished(cli)
+    assert cli(f"compare {run} --filter arch==resnet8").out == cli(f"compare {run} --filter arch=resnet8").out
+    refused(cli(f"compare {run} --filter arch==resnet20"), "none of the 1 runs")
+
+
+@pytest.mark.parametrize(("before", "behind"), [("backbone.", ""), ("", ".module")])
+def test_foreign_weights_that_differ_in_one_part(cli, finished, tmp_path, before, behind):
+    weights = torch.load(finished(cli) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    names = {name.removeprefix("model."): value for name, value in weights.items()}
+    torch.save({f"{before}{name}{behind}": value for name, value in names.items()}, tmp_path / "foreign.pt")
+    result = cli(f"fit {SMALL} --model.weights foreign.pt")
+    refused(result, repr(before or behind), "names differ", "more")
+    assert len(result.err.splitlines()) < 16
+
+
+def test_classes_directly_under_the_root(cli, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (32, 32)).save(tmp_path / "pets" / name / f"{number}.png")
+    result = cli("fit --data ImageFolder --data.root pets")
+    refused(result, "your classes are here", "cat, dog", "--data.val_split N")
+    way = shlex.split(result.err.partition("train/ in it, ")[2].partition(", and give")[0])
+    assert way[:3] == ["mkdir", "NEW", "&&"]
+    (tmp_path / "NEW").mkdir()
+    (tmp_path / "NEW" / "train").symlink_to(way[-2])
+    options = (
+        "--data.val_split 1 --data.batch_size 1 --trainer.fast_dev_run 1 --model.arch resnet8 --wandb.mode disabled"
+    )
+    result = cli(f"fit --data ImageFolder --data.root NEW {options} --data.train_size 32 --data.num_workers 0")
+    assert result.status == 0, result.err
