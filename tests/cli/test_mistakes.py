@@ -1,13 +1,16 @@
 """What the operating system and libraries raise for a mistake is one message, whatever the command."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -290,3 +293,45 @@ def test_classes_directly_under_the_root(cli, tmp_path):
     )
     result = cli(f"fit --data ImageFolder --data.root NEW {options} --data.train_size 32 --data.num_workers 0")
     assert result.status == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fit --model.optm.lr 1", "did you mean 'model.optim.lr'"),
+        ("test --model.arch resnet21", "the nearest are resnet20 and resnet26"),
+        ("fit --data CIFAR11", "did you mean 'CIFAR10'"),
+    ],
+)
+def test_what_is_known_without_torch_is_said_at_once(cli, monkeypatch, line, said):
+    monkeypatch.delitem(sys.modules, "torch")  # as in a process that has just begun
+    refused(cli(line), said)
+    assert "loading" not in cli(line).err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("fit", True), ("test --verbose false", True), ("fit --print_config", False)]
+)
+def test_loading_is_said_in_a_terminal(cli, monkeypatch, line, said):
+    stand_in = SimpleNamespace(CLI=lambda argv: None, quiet=contextlib.nullcontext)
+    monkeypatch.setitem(sys.modules, "reslightning.cli.lightning_cli", stand_in)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert (cli(line).err == "loading torch and Lightning\n") == said
+
+
+def test_a_terminal_of_80_columns(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    line = f"fit {SMALL} --trainer.max_epochs 2 --run_dir run"
+    result = cli(line)
+    assert result.status == 0, result.err
+    again = cli(line).out
+    said = [part for text in (result.out, again) for part in re.split(r"[\r\n]", text)]
+    assert all(len(part) <= 80 for part in said if "it/s" not in part and "?" not in part)
+    shown = result.out + result.err
+    assert "epoch 2/2:" in shown
+    assert "epoch 0" not in shown.lower()
+    assert "v_num" not in shown
+    assert "multiply-adds" in result.out.split()
+    assert "finished: 2 epochs" in again
