@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -14,7 +15,8 @@ from typing import Any
 from reslightning import __version__
 from reslightning.cluster.allocation import check_numbers, job_id
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
-from reslightning.errors import SIGNALS, TrainingError, UserError, near_misses, stop_at_once, stop_later
+from reslightning.errors import FULL, SIGNALS, TrainingError, UserError, meaning, near_misses, stop_at_once, stop_later
+from reslightning.files import printable
 
 COMMANDS = {
     "fit": ("reslightning.commands.train", "train a network, or continue a training that was stopped"),
@@ -38,16 +40,20 @@ LEADER_FIRST = 5.0
 class Unread:
     """A stream whose reader, `head` or a terminal, may go away: what is done goes on without it."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, *, asked_for: bool) -> None:
+        self._asked_for = asked_for  # whether it is a mistake where what is written is lost
         self._stream = io.StringIO() if stream is None else stream  # closed from the start
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, as long as somebody reads."""
+        """Write, as long as somebody reads, what the stream's encoding has no letters for as escapes."""
         try:
             return int(self._stream.write(text))
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as error:
             self._drop(error)
         return len(text)
@@ -60,9 +66,11 @@ class Unread:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if error.errno not in (errno.EPIPE, errno.EIO, *FULL):
             raise error
         os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        if error.errno in FULL and self._asked_for:
+            raise error
 
 
 def usage() -> str:
@@ -80,11 +88,23 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(Unread, streams)
+    sys.stdout, sys.stderr = Unread(sys.stdout, asked_for=True), Unread(sys.stderr, asked_for=False)
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        words = sys.argv[1:] if argv is None else argv
+        try:
+            status = _run(words)
+            sys.stdout.flush()
+            return status
+        except Exception as error:
+            chain = [error]
+            while isinstance(cause := chain[-1].__cause__, Exception):
+                chain.append(cause)  # jsonargparse makes others of what a constructor raises
+            if (meant := next(filter(None, (meaning(one, words) for one in chain)), None)) is None:
+                raise
+            return _mistake(meant)
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         sys.stdout, sys.stderr = streams
 
 
@@ -106,17 +126,21 @@ def _run(argv: list[str]) -> int:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return int(module.main(argv) or 0)
     except UserError as error:
-        if job_id() and os.environ.get("SLURM_PROCID", "0") != "0":
-            time.sleep(LEADER_FIRST)
-        print(f"reslightning: {error}", file=sys.stderr)
-        return 2
+        return _mistake(error)
     except TrainingError as error:
-        print(f"reslightning: {error}", file=sys.stderr)
+        print(f"reslightning: {printable(str(error))}", file=sys.stderr)
         return 1
     finally:
         for number, handler in handlers.items():
             # Slurm ends a job's other tasks when one dies: what is leaving already must not seem killed.
             signal.signal(number, signal.SIG_IGN if argv[0] == "fit" and job_id() else handler)
+
+
+def _mistake(error: UserError) -> int:
+    if job_id() and os.environ.get("SLURM_PROCID", "0") != "0":
+        time.sleep(LEADER_FIRST)
+    print(f"reslightning: {printable(str(error))}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -23,6 +27,72 @@ class TrainingError(RuntimeError):
 
 class LostProcessError(TrainingError):
     """Another process of the training has gone, with its node perhaps: a restart may do better."""
+
+
+# What a path that was given may be wrong in, by what the operating system answers.
+PLACES = {
+    errno.ENAMETOOLONG: "A name may have 255 bytes: give a shorter one.",
+    errno.EACCES: "Give a place that you may read, and write to where something is written.",
+    errno.EPERM: "Give a place that you may read, and write to where something is written.",
+    errno.EROFS: "Give a place that can be written to.",
+    errno.ENOENT: "Give one that exists, in a folder that exists.",
+    errno.ENOTDIR: "Give a folder: a file lies where one is needed.",
+    errno.EEXIST: "Give a folder: a file lies where one is needed.",
+    errno.EISDIR: "Give a file: a folder lies where one is needed.",
+    errno.ELOOP: "Give a place whose links end somewhere.",
+    errno.ENXIO: "Give a file: this is a device or a pipe.",
+    errno.ENODEV: "Give a file: this is a device or a pipe.",
+}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def meaning(error: Exception, words: Sequence[str]) -> UserError | None:
+    """Return what an error of the operating system's or of a library's says of a user's mistake; None if nothing.
+
+    Args:
+        error: what ended a command.
+        words: the command line.
+    """
+    text, said = str(error), None
+    if isinstance(error, OSError):
+        said = _of_system(error)
+    elif isinstance(error, RuntimeError) and "home directory" in text:
+        given = next((path for word in words for path in re.findall(r"(?:^|=)(~[^/]*)", word)), "~USER in a config")
+        said = f"{given} is no user's folder here\nWrite the path out; ./~NAME is a file of that name."
+    elif isinstance(error, ValueError) and "embedded null" in text:
+        given = next((word for word in words if "\0" in word), "in a config")
+        said = f"a path holds a zero byte, which no file's name has: {given!r}\nLeave it out."
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+        said = (
+            f"memory does not suffice: {text.splitlines()[0] if text else 'no more is given'}\nGive a smaller "
+            "data.batch_size, fewer data.num_workers, smaller images or a smaller network."
+        )
+    return UserError(said) if said else None
+
+
+def _of_system(error: OSError) -> str | None:
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_folder():
+        return "the working folder is gone: it was removed or renamed\nChange to one that exists (cd)."
+    if error.errno in FULL:
+        return f"{_named(error, 'the output')} cannot be written: {error.strerror}\nMake room, or give another."
+    if error.errno in PLACES and error.filename is not None:
+        return f"{_named(error, '')} cannot be used: {error.strerror}\n{PLACES[error.errno]}"
+    if error.errno == errno.EAGAIN:
+        return f"no more processes can be started: {error.strerror}\nGive a smaller --data.num_workers."
+    return None
+
+
+def _named(error: OSError, otherwise: str) -> str:
+    name = error.filename2 or error.filename or otherwise
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else str(name)
+
+
+def _has_working_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Stopped(SystemExit):

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],]')
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all that is no letter but tabs and new lines
 _CLOSING = {"{": "}", "[": "]"}
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], bool]:
     """Return what a JSON file's object says before wherever it is cut, and whether it is whole."""
     try:
-        text = path.read_bytes().decode(errors="ignore")
+        text = path.read_bytes().decode(errors="ignore") if path.is_file() else ""  # a pipe would never end
     except OSError:
         return {}, False
     try:
@@ -34,12 +35,12 @@ def read_json(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def _printable(content: Any) -> Any:
-    """Return what JSON said without halves of characters, which no terminal and no file takes."""
+    """Return what JSON said without halves of characters and what steers terminals, which no file and none takes."""
     if isinstance(content, dict):
         return {_printable(key): _printable(value) for key, value in content.items()}
     if isinstance(content, list):
         return [_printable(value) for value in content]
-    return content.encode(errors="replace").decode() if isinstance(content, str) else content
+    return printable(content.encode(errors="replace").decode()) if isinstance(content, str) else content
 
 
 def _before_the_cut(text: str) -> dict[str, Any]:
@@ -66,14 +67,15 @@ def _before_the_cut(text: str) -> dict[str, Any]:
 
 
 def printable(name: str) -> str:
-    """Return a file's name, which may be no UTF-8, as text that every terminal and file takes."""
-    return name.encode(errors="backslashreplace").decode()
+    """Return a file's name, which may be no UTF-8 or steer a terminal, as text that every terminal and file takes."""
+    plain = name.encode(errors="backslashreplace").decode()
+    return _STEERING.sub(lambda letter: f"\\x{ord(letter[0]):02x}", plain)
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, float]], bool]:
     """Return the rows of numbers in a CSV file that are whole, without empty cells, and whether all are."""
     try:
-        content = path.read_bytes().decode(errors="ignore")
+        content = path.read_bytes().decode(errors="ignore") if path.is_file() else ""
     except OSError:
         return [], False
     lines = content.splitlines(keepends=True)
@@ -119,6 +121,31 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[None]:
+    """Make a folder for what the block writes; those of it that it leaves empty by an error do not stay."""
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something lies in it
+            for place in made:
+                place.rmdir()
+        raise
+
+
+def check_folder(path: Path) -> None:
+    """Raise OSError, or ValueError for a zero byte, where a folder could not be made or written to."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()  # a name may be longer than any
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -168,7 +168,7 @@ def allowed(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(map(str, parts))
     if origin in (Union, UnionType):
-        return ", ".join(dict.fromkeys(map(allowed, parts)))
+        return ", ".join(dict.fromkeys(word for part in parts for word in allowed(part).split(", ")))
     if origin in (list, tuple):
         return f"a list like [x, y] of {allowed(parts[0])}"
     name = WORDS.get(hint, getattr(hint, "__name__", str(hint)))

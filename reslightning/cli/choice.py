@@ -76,6 +76,9 @@ def _belonging(directory: Path, config: Mapping[str, Any]) -> Run:
     """Return the run of a directory that is new, or has this configuration."""
     run = Run(directory)
     there = run.directory / layout.CONFIG
+    for file in (there, directory / layout.SUMMARY, run.metrics, run.last, run.best):
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file} is no file, but a folder or a device\nRemove it, or give another --run_dir.")
     if not there.is_file() and (run.metrics.exists() or run.checkpoints.exists()):
         raise UserError(
             f"{run.directory} holds metrics or checkpoints, but no config.yaml: it is not a run of "
@@ -91,7 +94,9 @@ def _belonging(directory: Path, config: Mapping[str, Any]) -> Run:
 
 def _longer(run: Run, config: Mapping[str, Any]) -> str:
     """Return how a run is trained longer, as another one, where that is what a configuration asks for."""
-    there, epochs = (options["trainer"].get("max_epochs") or 0 for options in (load_config(run.config), config))
+    there, epochs = (
+        (options.get("trainer") or {}).get("max_epochs") or 0 for options in (load_config(run.config), config)
+    )
     if not run.last.is_file() or epochs <= there:
         return ""
     words = ["-c", str(run.config), "--ckpt_path", str(run.last), "--trainer.max_epochs", str(epochs)]
@@ -180,7 +185,7 @@ def find_weights(
     if directory:
         if not (directory / layout.CONFIG).is_file():
             raise UserError(f"{directory} is no run directory: it has no config.yaml")
-        if weights not in (None, load_config(directory / layout.CONFIG)["model"].get("weights")):
+        if weights not in (None, places(load_config(directory / layout.CONFIG))[1]):
             raise UserError(
                 f"both --run_dir {directory} and --model.weights {weights} say which weights to use; give one of them"
             )

@@ -19,6 +19,16 @@ from reslightning.run import layout
 class Loader(yaml.SafeLoader):
     """YAML that means what it says: no key is given twice, and no number reads as another, 1:30 as 90 or 010 as 8."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        """Return what a text says, once it is known to end, and to be no larger than anybody writes."""
+        try:
+            node = super().get_single_node()
+            if node:
+                _size(node, {})
+        except RecursionError as error:
+            raise yaml.constructor.ConstructorError(None, None, "it is nested too deeply", None) from error
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping whose keys are all different."""
         lines: dict[str, int] = {}
@@ -36,6 +46,23 @@ class Loader(yaml.SafeLoader):
             wrong = f"{node.value} reads as {self.construct_yaml_int(node)} in YAML; write that, or quote a text"
             raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
         return self.construct_yaml_int(node)
+
+
+MOST = 100_000  # values of a config, where each alias counts as what it stands for
+
+
+def _size(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """Return how many values a node has with its aliases written out."""
+    if node not in sizes:
+        sizes[node] = 0  # of what contains itself, until it is done
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inner = sum(_size(part, sizes) for part in parts) if isinstance(node, yaml.CollectionNode) else 0
+        sizes[node] = 1 + inner
+    size = sizes[node]
+    if not 0 < size <= MOST:
+        wrong = f"its aliases make more than {MOST:,} values" if size else "an alias stands within what it stands for"
+        raise yaml.constructor.ConstructorError(None, None, f"{wrong}; write them out", node.start_mark)
+    return size
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.number)
@@ -152,12 +179,18 @@ def load_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(), Loader)
     except yaml.MarkedYAMLError as error:
+        if error.problem_mark is None and error.problem:
+            raise UserError(f"{path}: {error.problem} (not valid YAML)") from error
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}, line {line}: {error.problem or error} (not valid YAML)") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the config {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
+    for group in ("data", "model", "trainer", "wandb"):
+        if not isinstance(content.get(group, {}), dict if group != "data" else dict | str):
+            given = "null" if content[group] is None else repr(content[group])
+            raise UserError(f"{path}: {group} is {given}; expected a mapping of its options, or nothing of it")
     names = sorted(_dotted(content))
     if twice := next((name for name, following in itertools.pairwise(names) if name == following), None):
         raise UserError(f"{path}: {twice} is given twice, nested and with dots; leave one of them")

@@ -102,6 +102,11 @@ def refuse(command: str, words: Sequence[str], options: Any) -> None:
         if options.get(name) and command != only:
             raise UserError(f"--{name} means nothing to {command}; it is an option of {only}")
     _refuse_unused(given, options)
+    if command == "fit" and options.model.new_head and options.model.weights is None:
+        raise UserError(
+            "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "
+            "file or a run\nTo train from scratch instead: fit --data ImageFolder --data.root DIR --model.arch resnet18"
+        )
 
 
 def _refuse_disguise(option: Given, options: Any) -> None:
@@ -147,6 +152,11 @@ def _refuse_unused(given: Sequence[Given], options: Any) -> None:
             raise UserError(
                 f"{key}={value} is nothing to {data.__name__}, which come with the package, and would be trained on "
                 f"instead\nSay which data set is meant, --data {', '.join(others)}, or leave {key} out."
+            )
+        if (key, str(value).lower()) == ("trainer.enable_checkpointing", "false") and not _of_run(config):
+            raise UserError(
+                "trainer.enable_checkpointing=false would not count: a run goes on from its checkpoints\nLeave it out; "
+                "--trainer.fast_dev_run 1 tries a training and keeps nothing."
             )
     model = options.model
     Optim(**model.optim.as_dict()), Schedule(**model.schedule.as_dict())  # a value out of range is the first mistake

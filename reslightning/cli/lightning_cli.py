@@ -12,7 +12,7 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -38,9 +38,10 @@ from reslightning.run.directory import Run
 from reslightning.run.record import weights_file
 from reslightning.run.summary import Content, Fingerprint
 from reslightning.track.wandb_settings import Wandb
+from reslightning.train.bar import Bar
 from reslightning.train.callbacks import check_callbacks, keep_apart
 from reslightning.train.classifier import ImageClassifier
-from reslightning.train.messages import result
+from reslightning.train.messages import result, wrapped
 from reslightning.train.recorder import AtomicCheckpointIO
 from reslightning.train.segment import Segment, check
 
@@ -176,7 +177,7 @@ class CLI(LightningCLI):
     @staticmethod
     def _show(run: Run) -> NoReturn:
         print(f"{run.directory}: nothing to do, --fresh would start another run beside it")
-        print("\n".join(result(run.summary)))
+        print(wrapped(result(run.summary)))
         raise SystemExit(0)
 
     def _choose_run(self) -> None:
@@ -256,7 +257,7 @@ class CLI(LightningCLI):
             self._check_callbacks(config, self.model)
         bar = config.enable_progress_bar is not False and sys.stdout.isatty()
         if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-            callbacks.append(TQDMProgressBar())
+            callbacks.append(Bar())
         if self.subcommand == "predict":
             if not (self._options.output or self.run):
                 raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")

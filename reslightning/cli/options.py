@@ -17,6 +17,7 @@ from jsonargparse.typing import NonNegativeFloat
 from reslightning.cli.configs import arrange, last_value, load_config
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
+from reslightning.models.architectures import get_architecture
 from reslightning.ranges import parameters
 from reslightning.track.wandb_settings import Wandb
 
@@ -31,6 +32,7 @@ OWN: dict[str, tuple[Any, Any, str]] = {
     "fresh": (None, False, "fit: start another run beside one of the same configuration"),
 }
 TOP = {"config", "seed_everything", "ckpt_path", "weights_only", *OWN}
+EVALUATIONS = {"verbose", "return_predictions"}  # Lightning's own of its other subcommands
 # Names of options, and addresses, that hold a credential.
 SECRET = re.compile(
     r".*(token|secret|passw(or)?d|passphrase|credentials?|(api|access|secret|private|auth)[_-]?key)|pwd|auth|authorization",
@@ -58,13 +60,20 @@ def known_options() -> set[str]:
 
 
 def check_options(argv: list[str]) -> None:
-    """Raise UserError where a command line's config is missing, or names an option or a W&B mode that there is not.
+    """Raise UserError for a config, option, data set, network or W&B mode of a command line that there is not.
 
-    Values are not looked at. A data set that is not this package's is imported, for its options.
+    Other values are not looked at. A data set that is not this package's is imported, for its options.
     """
-    _, *words = arrange(argv)[-1]
+    command, *words = arrange(argv)[-1]
     Wandb(mode="auto" if last_value(words, "wandb.mode") in (None, "auto") else "offline").asked_mode()
-    known = known_options() | _outside_options(words)
+    known = known_options() | (EVALUATIONS if command != "fit" else set())
+    data, arch = last_value(words, "data", "data.class_path"), last_value(words, "model.arch")
+    if data and re.fullmatch(r"\w+", data) and data not in registry.DATA_SETS:
+        near = near_misses(data, registry.DATA_SETS)
+        raise UserError(f"unknown data set {data!r}{near}\nallowed: {', '.join(registry.DATA_SETS)}")
+    if arch:
+        get_architecture(arch)
+    known |= _outside_options(words)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
             content = load_config(Path(following))

@@ -15,6 +15,17 @@ from reslightning.errors import UserError
 PLACES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 # How Lightning tells an interactive shell, in which every task would train alone.
 INTERACTIVE_NAMES = ("bash", "interactive")
+_COUNT = (r"0*[1-9]\d{0,8}", "a whole number, 1 or more")
+_MEMORY = (r"\d+([KMGT]B?)?", "megabytes, or a number with K, M, G or T: 120G")
+# What sbatch's options may look like.
+FORMS = {
+    "time": (
+        r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE",
+        "minutes, HH:MM:SS, D-HH or D-HH:MM:SS",
+    ),
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), _MEMORY),
+    **dict.fromkeys(("cpus-per-task", "cpus-per-gpu", "ntasks-per-node"), _COUNT),
+}
 SIGNAL_SECONDS = 120  # before its time limit a job is signalled, to save and to be requeued
 
 
@@ -37,6 +48,13 @@ def time_limit(record: str) -> str | None:
     """Return the time limit in a job's record, in Slurm's words."""
     found = re.search(r"\bTimeLimit=(\S+)", record)
     return found[1] if found else None
+
+
+def check_forms(options: Mapping[str, str]) -> None:
+    """Raise UserError for a time limit, memory or count in sbatch's options that is none by its form."""
+    for name, (form, allowed) in FORMS.items():
+        if name in options and not re.fullmatch(form, str(options[name]), re.IGNORECASE):
+            raise UserError(f"{name}={options[name]} is not allowed; allowed: {allowed}")
 
 
 def too_short(limit: str | None) -> str | None:
@@ -145,6 +163,11 @@ def check(devices: int, nodes: int) -> None:
     """
     given = Allocation.here()
     if given is None:
+        if nodes > 1 and not {"TORCHELASTIC_RUN_ID", "MASTER_ADDR"} & os.environ.keys():
+            raise UserError(
+                f"trainer.num_nodes={nodes}, but this is no Slurm job and nothing says where the others are: it would "
+                "wait for them for ever\nUse reslightning submit --nodes, srun in a job, or torchrun; or leave it out."
+            )
         return
     given.check_name()
     if given.name in INTERACTIVE_NAMES and nodes == 1:

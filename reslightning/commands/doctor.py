@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.parser import CommandParser
 from reslightning.cluster.allocation import (
@@ -26,6 +27,7 @@ from reslightning.cluster.allocation import (
 from reslightning.cluster.launch import Plan
 from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
+from reslightning.files import check_folder
 from reslightning.track.wandb_settings import Wandb, refused
 
 OK, WARN, BAD = "ok", "warn", "BAD"
@@ -59,8 +61,8 @@ def main(argv: list[str]) -> int:
         help="the data's folder or file",
     )
     parser.add_argument("--stage_to", type=Path, metavar="DIR", help="the node's own storage, as data.stage_to")
-    parser.add_argument("--devices", type=int, metavar="N", help="trainer.devices, if not the allocation's")
-    parser.add_argument("--num_nodes", type=int, metavar="N", help="trainer.num_nodes, if not the allocation's")
+    parser.add_argument("--devices", type=PositiveInt, metavar="N", help="trainer.devices, if not the allocation's")
+    parser.add_argument("--num_nodes", type=PositiveInt, metavar="N", help="trainer.num_nodes, if not the allocation's")
     parser.add_argument("--full", action="store_true", help="import torch, and let it say which devices it sees")
     args = parser.parse_args(argv[1:])
     worst = OK
@@ -168,7 +170,13 @@ def _limits(given: Allocation | None, speed: float | None) -> Iterator[Line]:
 
 def _folder(what: str, path: Path, needed: int) -> Generator[Line, None, float | None]:
     """Yield a line on a folder, and return its writing speed in MB/s."""
-    existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
+    path = path.expanduser().absolute()
+    try:
+        check_folder(path)
+    except OSError as error:
+        yield BAD, what, f"{path} cannot be written: {error.strerror}"
+        return None
+    existing = next(folder for folder in [path, *path.parents] if folder.is_dir())
     probe = existing / f".doctor.{os.getpid()}.tmp"
     block = random.randbytes(2**20)
     try:

@@ -23,14 +23,16 @@ from typing import Any
 import submitit
 from submitit.slurm import slurm as submitit_slurm
 
-from reslightning.cluster.allocation import SIGNAL_SECONDS, too_short
+from reslightning.cluster.allocation import SIGNAL_SECONDS, check_forms, too_short
 from reslightning.cluster.launch import srun_options
 from reslightning.cluster.requeue import ALIVE_VARIABLE
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
+from reslightning.ranges import Range
 from reslightning.run.provenance import code_hash, snapshot
 
 # sbatch's variables whose names differ from their options'.
+SEGMENTS = Range("a whole number in [1, 1000]")
 _VARIABLES = {"TIMELIMIT": "time", "MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "ARRAY_INX": "array"}
 
 
@@ -76,6 +78,9 @@ class Request:
     logs: Path = Path("submitted")
 
     def __post_init__(self) -> None:
+        check_forms(self.options)
+        if self.segments not in SEGMENTS:
+            raise UserError(f"segments={self.segments} is out of range; allowed: {SEGMENTS.words}")
         if "signal" not in self.options and (short := too_short(self.options.get("time"))):
             raise UserError(short)
 
@@ -107,9 +112,11 @@ def grid_cells(grid: Sequence[str]) -> list[list[str]]:
         key, _, values = part.partition("=")
         key = key.removeprefix("--")
         # A comma inside brackets belongs to a value.
-        split = [value for value in re.split(r",(?![^\[{]*[\]}])", values) if value]
-        if not key or not split:
+        split = re.split(r",(?![^\[{]*[\]}])", values)
+        if not key or not any(split):
             raise UserError(f"--grid {part!r} names no values; expected KEY=A,B like model.arch=resnet20,plain20")
+        if "" in split:
+            raise UserError(f"--grid {part!r} has an empty value, a comma too many perhaps\nGive it, or leave it out.")
         if key in axes or len(split) != len(set(split)):
             raise UserError(f"--grid {part!r} repeats a key or a value; give every cell once")
         axes[key] = split
@@ -218,6 +225,30 @@ def submit(request: Request, name: str, runs: Sequence[tuple[Path, str]]) -> lis
         UserError: Slurm is missing or refuses; the message begins with sbatch's own words.
     """
     folder = _folder(request, name)
+    with _undone(folder):
+        return _queue(request, name, folder, runs)
+
+
+@contextlib.contextmanager
+def _undone(folder: Path) -> Iterator[None]:
+    """Take away what the block has put into a folder, where it queued nothing."""
+    above = [place for place in (folder, *folder.parents) if not place.exists()]
+    there = set(folder.glob("**/*"))
+    try:
+        yield
+    except NothingQueuedError:
+        for new in sorted({*folder.glob("**/*")} - there, reverse=True):  # what lies in a folder before the folder
+            new.rmdir() if new.is_dir() and not new.is_symlink() else new.unlink()
+        for place in above:
+            place.rmdir()
+        raise
+
+
+class NothingQueuedError(UserError):
+    """Slurm is missing or refuses the first of a command's jobs."""
+
+
+def _queue(request: Request, name: str, folder: Path, runs: Sequence[tuple[Path, str]]) -> list[list[tuple[str, Path]]]:
     try:
         executor = submitit.SlurmExecutor(folder=folder, python=shlex.quote(sys.executable))
     except RuntimeError as error:
@@ -238,8 +269,10 @@ def submit(request: Request, name: str, runs: Sequence[tuple[Path, str]]) -> lis
                 jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             words = [line for line in str(error).splitlines() if line.startswith("sbatch:")]
-            queued = f"\n{segment} of {request.segments} segments are queued already" if segment else ""
-            raise UserError(f"{chr(10).join(words) or error}\nNothing else was queued.{queued}") from error
+            said = f"{chr(10).join(words) or error}\nNothing else was queued."
+            if not segment:
+                raise NothingQueuedError(said) from error
+            raise UserError(f"{said}\n{segment} of {request.segments} segments are queued already") from error
         for run, job in zip(found, jobs, strict=True):
             run.append((job.job_id, job.paths.stdout))
     return found

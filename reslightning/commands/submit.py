@@ -18,6 +18,7 @@ from reslightning.cli.choice import beside
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
+from reslightning.files import check_folder
 from reslightning.run.directory import Run
 from reslightning.run.fingerprint import differences
 from reslightning.run.summary import Fingerprint
@@ -92,6 +93,8 @@ def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tup
     from reslightning.commands import submission
 
     cells = submission.grid_cells(grid)
+    if name is not None and (not name.strip(".") or not name.isprintable() or "/" in name):
+        raise UserError(f"--name {name!r} names no folder of --logs and no job; allowed: letters, digits, - and _")
     name = name or submission.job_name(argv, grid)
     grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in argv)
     group = [] if grouped else [f"--wandb.group={name}"]
@@ -139,6 +142,7 @@ def _request(args: Namespace) -> Request:
         if not equals:
             raise UserError(f"--sbatch {pair!r} is not KEY=VALUE, like constraint=a100_80")
         options[key.lstrip("-")] = value
+    check_folder(args.logs.expanduser())
     return submission.Request(
         options, args.nodes, args.gpus, args.segments, args.array_parallelism, args.snapshot, args.logs
     )

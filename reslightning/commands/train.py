@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
-
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+import re
+import sys
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
-from reslightning.cli.lightning_cli import CLI
-from reslightning.cli.quiet import quiet
-from reslightning.cluster.staging import release
-from reslightning.data.base import end_workers
+from reslightning.cli.options import check_options
 from reslightning.errors import UserError
 
 # What Lightning's launcher sets in the first process for the others.
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+SHOWING = re.compile(r"-h|--(.*\.)?help(=.*)?|--print_config(=.*)?")  # what ends a command before it does anything
 
 
 def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands."""
+    if "torch" not in sys.modules and not any(map(SHOWING.fullmatch, argv)):
+        check_options(argv)  # what torch is not needed for is said before it is loaded
+        if sys.stderr.isatty():
+            print("loading torch and Lightning", file=sys.stderr, flush=True)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from reslightning.cli.lightning_cli import CLI
+    from reslightning.cli.quiet import quiet
+    from reslightning.cluster.staging import release
+    from reslightning.data.base import end_workers
+
     before = set(os.environ)
     try:
         with quiet():

@@ -36,12 +36,12 @@ class Filter:
         Raises:
             UserError: it is no condition, or its column is unknown.
         """
-        match = re.fullmatch(r"([\w./-]+?)\s*(!=|<=|>=|=|<|>)\s*(.+)", text)
+        match = re.fullmatch(r"([\w./-]+?)\s*(!=|<=|>=|==?|<|>)\s*(.+)", text)
         if not match:
             raise UserError(
                 f"--filter {text!r} is no condition; expected KEY=VALUE, also !=, <, >, <= and >=; runs stand before it"
             )
-        return cls(column(match[1], keys), match[2], match[3])
+        return cls(column(match[1], keys), match[2].replace("==", "="), match[3])
 
     def __call__(self, run: RunRecord) -> bool:
         """Whether it holds of a run; a value that is not there fulfils != alone.

@@ -114,7 +114,7 @@ class DataModule(LightningDataModule, metaclass=Checked):
         self,
         root: str | None = None,
         batch_size: Annotated[int, Range("1 or more")] = 128,
-        num_workers: Annotated[int | None, Range("0 or more")] = None,
+        num_workers: Annotated[int | None, Range("a whole number in [0, 1024]")] = None,
         stage_to: str | None = None,
         val_split: Annotated[int | None, Range("0 or more")] = None,
         mean: list[float] | None = None,

@@ -7,8 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from reslightning.errors import UserError
-from reslightning.files import whole
+from reslightning.errors import FULL, UserError
+from reslightning.files import folder, whole
 
 CHUNK = 1 << 20
 
@@ -28,8 +28,7 @@ def download(url: str, path: Path, checksum: str) -> None:
         return
     algorithm, _, expected = checksum.partition(":")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as response, whole(path) as file:
+        with folder(path.parent), urllib.request.urlopen(url, timeout=60) as response, whole(path) as file:
             digest = hashlib.new(algorithm)
             while chunk := response.read(CHUNK):
                 file.write(chunk)
@@ -40,6 +39,8 @@ def download(url: str, path: Path, checksum: str) -> None:
                     "try again, or fetch it by another way and check it"
                 )
     except (urllib.error.URLError, OSError) as error:
+        if not isinstance(error, urllib.error.URLError) and (error.filename or error.errno in FULL):  # the disk's
+            raise
         reason = getattr(error, "reason", None) or error.strerror or error
         raise UserError(
             f"cannot download {url} to {path}: {reason}\nOn a machine with internet run `reslightning fetch`, "

@@ -29,6 +29,7 @@ from reslightning.files import printable
 from reslightning.ranges import Range
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
+SIZE = Range("pixels in [1, 4096]")
 
 
 class ImageFolder(DataModule):
@@ -60,12 +61,12 @@ class ImageFolder(DataModule):
 
     def __init__(
         self,
-        train_size: Annotated[int, Range("1 or more")] = 224,
-        first_size: Annotated[int | None, Range("1 or more")] = None,
+        train_size: Annotated[int, SIZE] = 224,
+        first_size: Annotated[int | None, SIZE] = None,
         grow_epochs: list[int] | None = None,
         crop_scale: Annotated[float, Range("(0, 1]")] = 0.08,
-        eval_resize: Annotated[int, Range("1 or more")] = 256,
-        eval_size: Annotated[int, Range("1 or more")] = 224,
+        eval_resize: Annotated[int, SIZE] = 256,
+        eval_size: Annotated[int, SIZE] = 224,
         on_corrupt: Literal["error", "skip"] = "error",
         device_decode: bool = False,
         exif_orientation: bool | None = None,

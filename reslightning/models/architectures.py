@@ -89,6 +89,9 @@ _IMAGENET = {
 }
 
 
+DEEPEST = 20_000  # layers: twice as many as any network that was trained
+
+
 class Family(NamedTuple):
     """Networks of any depth: NAME followed by its layers, which are ``step`` for each n, and 2."""
 
@@ -124,7 +127,7 @@ def get_architecture(name: str) -> Architecture:
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    match = re.fullmatch(rf"({'|'.join(FAMILIES)})(\d+)", name)
+    match = re.fullmatch(rf"({'|'.join(FAMILIES)})(\d{{1,100}})", name)
     if match is None:
         raise UserError(
             f"unknown architecture {name!r}{near_misses(name, ARCHITECTURES)}\n"
@@ -133,16 +136,17 @@ def get_architecture(name: str) -> Architecture:
     family, depth = match[1], int(match[2])
     step, make, _ = FAMILIES[family]
     n, remainder = divmod(depth - 2, step)
-    if n >= 1 and remainder == 0:
+    if n >= 1 and remainder == 0 and depth <= DEEPEST:
         return make(n)
+    n = min(n, DEEPEST // step - 2)
     valid = {int(known[len(family) :]) for known in ARCHITECTURES if re.fullmatch(family + r"\d+", known)}
-    valid |= {step * k + 2 for k in range(1, max(n, 0) + 3)}
+    valid |= {step * k + 2 for k in range(max(n - 1, 1), max(n, 0) + 3)}
     below = [d for d in sorted(valid) if d < depth][-1:]
     above = [d for d in sorted(valid) if d > depth][:1]
     nearest = " and ".join(f"{family}{d}" for d in below + above)
     raise UserError(
         f"unknown architecture {name!r}: no network has {depth} layers; the nearest are {nearest}\n"
-        f"(CIFAR networks have {step}n + 2 layers; `reslightning models` lists the table)"
+        f"(CIFAR networks have {step}n + 2 layers, at most {DEEPEST:,}; `reslightning models` lists the table)"
     )
 
 

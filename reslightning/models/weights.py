@@ -16,6 +16,7 @@ from reslightning.errors import UserError, near_misses
 from reslightning.models.architectures import resolve_options
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
+SHOWN = 10  # names of a file that does not fit
 HEAD = ("fc.weight", "fc.bias")
 SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 
@@ -41,7 +42,7 @@ def load_weights(
 
     Raises:
         UserError: the source cannot be read, says that it is of another network, or does not fit; every
-            missing, unexpected and misshapen name is in the message.
+            missing, unexpected and misshapen name is counted in the message, and the first of them are in it.
     """
     content = read_state_dict(source, arch)
     state = clean_state_dict(content)
@@ -94,7 +95,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, arch: str) -> None:
-    """Raise UserError with every name that is missing, unexpected or misshapen."""
+    """Raise UserError with the first names that are missing, unexpected or misshapen, and how many they are."""
     problems = [
         *(f"  missing     {name} {list(expected[name].shape)}" for name in expected if name not in state),
         *(f"  unexpected  {name} {list(state[name].shape)}" for name in state if name not in expected),
@@ -105,12 +106,26 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
         ),
     ]
     if problems:
+        rest = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
             f"the weights in {source} do not fit {arch} ({len(problems)} names differ):\n"
-            + "\n".join(problems)
+            + _common(expected, state)
+            + "\n".join(problems[:SHOWN])
+            + rest
             + "\nChoose the architecture, shortcut, version and number of classes they were trained with"
             + (", or --model.new_head true to train a new final layer." if _head_alone(problems) else ".")
         )
+
+
+def _common(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Return a line with what all foreign names of a file have in front or behind, where the rest is the network's."""
+    extra, first = {name for name in state if name not in expected}, next(iter(expected))
+    for name in extra:
+        before, found, behind = name.partition(first)
+        if found and extra <= {f"{before}{known}{behind}" for known in expected}:
+            place = f"{before!r} in front" if before else f"{behind!r} behind"
+            return f"all these names of the file have {place}: save it with the names without\n"
+    return ""
 
 
 def _head_alone(problems: list[str]) -> bool:
@@ -198,7 +213,7 @@ def _from_torchvision(source: str, arch: str) -> Mapping[str, Any]:
         raise UserError(
             f"cannot download {source} for {arch}: {error}\nOn a machine with internet run "
             f"`reslightning fetch torchvision:{arch}.{weights.name} --to DIR`, then give the file it names "
-            "as model.weights."
+            "as model.weights. To train from scratch: no model.weights, and no model.new_head."
         ) from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from reslightning.errors import UserError
-from reslightning.files import read_json, read_rows
+from reslightning.files import printable, read_json, read_rows
 from reslightning.ranges import check_values
 from reslightning.run import layout
 from reslightning.run.lock import DEAD_AFTER
@@ -100,7 +100,7 @@ class RunRecord:
         problems = [] if whole else ["summary.json is cut" if summary else "there is no whole summary.json"]
         if not rows_whole and summary.get("epoch"):
             problems.append(f"metrics.csv is cut behind row {len(rows)}" if rows else "there is no whole metrics.csv")
-        record = cls(directory.resolve().name, str(directory), summary, rows, problems)
+        record = cls(printable(directory.resolve().name), str(directory), summary, rows, problems)
         if len(record.history) < len(rows):
             problems.append("metrics.csv has epochs twice, or rows of none; of each epoch the last row counts")
         if mixed := mixed_code(record.summary):
@@ -256,7 +256,10 @@ def evaluation_checkpoint(directory: Path) -> Path:
     """
     summary = read_summary(directory)
     if not summary:
-        raise UserError(f"{directory} is no run directory: it has no summary.json")
+        why = (
+            "its summary.json is cut, or no file" if (directory / layout.SUMMARY).exists() else "it has no summary.json"
+        )
+        raise UserError(f"{directory} is no run directory: {why}")
     if not {"run_id", "identity", "format"} & summary.keys():
         raise UserError(f"{directory} is no run directory: its summary.json is not a run's")
     name = layout.BEST if summary.get("val_source") == "held-out" else layout.LAST

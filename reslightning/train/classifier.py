@@ -450,7 +450,9 @@ class ImageClassifier(LightningModule):
         kind = accumulator(self.device)
         values = {name: torch.tensor(value, dtype=kind, device=self.device) for name, value in metrics.items()}
         # None is every logger there is, and what validate and test return.
-        self.log_dict(values, logger=False if self.recorded else None, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
+        self.log_dict(
+            values, logger=False if self.recorded else None, reduce_fx="max", sync_dist=self.trainer.world_size > 1
+        )
 
     @property
     def attached(self) -> bool:

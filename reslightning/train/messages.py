@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
 from datetime import timedelta
 
 from lightning.pytorch import Trainer
@@ -20,7 +24,19 @@ from reslightning.train.classifier import ImageClassifier
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
 WAITED = 0.05  # share of the time that waiting for data may take
 SMALL_BATCH = 16  # samples under which batch normalisation's statistics get noisy
+INDENT = 13 * " "  # of what stands behind a line's name
 UNEVEN = 0.05  # more of all images than its even share makes a class worth naming
+
+
+def wrapped(lines: Sequence[str]) -> str:
+    """Return lines as one text; in a terminal none is cut within a word, and the rest stands under its beginning."""
+    if not sys.stdout.isatty():
+        return "\n".join(lines)
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
 
 
 def run_cost(model: ImageClassifier, data: DataModule) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from reslightning.run.summary import error_percent
 from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.train.callbacks import why_stopped
 from reslightning.train.classifier import ImageClassifier
+from reslightning.train.messages import wrapped
 from reslightning.train.throughput import Throughput
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left on the device, or in the user's quota
@@ -120,7 +121,7 @@ class Recorder(Checkpoint):
             logger.log_metrics(row, step=trainer.global_step)
         self.last = row
         self.save_last(trainer)
-        pl_module.print(_line(row, trainer.max_epochs))
+        pl_module.print(wrapped([_line(row, trainer.max_epochs)]))
         self._report_skipped(trainer, pl_module)
 
     def _report_skipped(self, trainer: Trainer, module: LightningModule) -> None:

@@ -27,7 +27,7 @@ from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, start_wandb, wandb_config, wandb_summary
 from reslightning.track.wandb_settings import Wandb
 from reslightning.train.classifier import ImageClassifier
-from reslightning.train.messages import describe, result, run_cost, verdict
+from reslightning.train.messages import describe, result, run_cost, verdict, wrapped
 from reslightning.train.optim import OPTIMIZERS, check_state
 from reslightning.train.preemption import Preemption
 from reslightning.train.recorder import FULL, Recorder
@@ -204,8 +204,7 @@ class Segment:
             print(f"  processes  {trainer.world_size} instead of {before}: the same samples a step, other rounding")
         if changed := changed_code(self.run.summary):
             print(f"  warning: {changed}")
-        for line in describe(trainer, model, data, mode):
-            print(line)
+        print(wrapped(describe(trainer, model, data, mode)))
         sys.stdout.flush()
 
     def _train(
@@ -252,10 +251,10 @@ class Segment:
                 self.wandb.upload(self.run.last)
 
     def _say_finished(self, trainer: Trainer, data: DataModule) -> None:
-        print("\n".join(result(self.run.summary)), flush=True)
+        print(wrapped(result(self.run.summary)), flush=True)
         if data.reads_files:
             workers, cpus = trainer.train_dataloader.num_workers, data.cpus()  # type: ignore[union-attr]
-            print(f"  {verdict(self.throughput.data_wait, workers, cpus)}", flush=True)
+            print(wrapped([f"  {verdict(self.throughput.data_wait, workers, cpus)}"]), flush=True)
 
     def _say_stopped(self, stopped: Stopped) -> None:
         step = self.run.summary.get("global_step", 0)
