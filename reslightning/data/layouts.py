@@ -59,15 +59,15 @@ def find_layout(root: Path) -> SourceLayout:
             return SourceLayout("tree", folder, splits, label_file(root) or label_file(folder))
     if tars := tuple(sorted(path for path in root.glob("*.tar") if path.is_file())):
         return SourceLayout("tars", root, tars, label_file(root))
+    near = [root.absolute().parent, *(sorted(root.iterdir()) if root.is_dir() else [])]
+    right = next((f"{place} has a train/: is it meant?\n" for place in near if (place / "train").is_dir()), "")
     classes = sorted(path.name for path in root.iterdir() if _has_images(path)) if root.is_dir() else []
-    if classes:
+    if classes and not right:
         raise UserError(
             f"{root.absolute()} has pictures in {', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}: your "
             "classes are here, and train/ and val/ are looked for\nMake a folder with train/ in it, mkdir NEW && ln -s "
             f"{root.absolute()} NEW/train, and give --data.root NEW --data.val_split N: N pictures held out."
         )
-    near = [root.absolute().parent, *(sorted(root.iterdir()) if root.is_dir() else [])]
-    right = next((f"{place} has a train/: is it meant?\n" for place in near if (place / "train").is_dir()), "")
     raise UserError(
         f"no images under {root.absolute()}\n{right}looked for: train/CLASS/FILE and val/, {KAGGLE}/train, "
         f"{TRAIN_TAR} with {VAL_TAR}, or tars of SPLIT/CLASS/FILE\nGive their place as --data.root."

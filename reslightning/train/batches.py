@@ -39,10 +39,12 @@ def unpack(batch: Any, num_classes: int, *, mixed: bool = False) -> tuple[Tensor
 def check_images(images: Tensor) -> None:
     """Raise UserError for what are no images [B, 3, H, W], uint8 or floats."""
     if images.ndim != 4 or images.shape[1] != 3:
-        raise UserError(
-            f"images are {_words(images)}; allowed: [B, 3, H, W]\n"
-            "Of one channel make three: images.expand(-1, 3, -1, -1)."
-        )
+        remedy = ""
+        if images.ndim == 4 and images.shape[1] == 1:
+            remedy = "\nOf one channel make three: images.expand(-1, 3, -1, -1)."
+        elif images.ndim == 4 and images.shape[3] == 3:
+            remedy = "\nPut the channels first: images.permute(0, 3, 1, 2)."
+        raise UserError(f"images are {_words(images)}; allowed: [B, 3, H, W]{remedy}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images are {_words(images)}; allowed: uint8, from 0 to 255, or normalised floats")
 

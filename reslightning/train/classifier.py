@@ -36,6 +36,19 @@ from reslightning.train.restored import seen
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class _Ends(Callback):
+    """Ends the module's epochs before other callbacks look, which Lightning asks before the module."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.on_train_epoch_end()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.on_validation_epoch_end()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.on_test_epoch_end()
+
+
 class ImageClassifier(LightningModule):
     """Trains and evaluates a residual network, or its plain counterpart, as an image classifier in any Trainer.
 
@@ -131,6 +144,7 @@ class ImageClassifier(LightningModule):
         self.train_metrics = TrainMetrics(num_classes)
         self.mean, self.std = torch.tensor(MEAN), torch.tensor(STD)
         self._samples: list[Tensor] = []
+        self._open: set[str] = set()  # epochs that are to be ended, which ``_Ends`` may have done
 
     @classmethod
     def from_run(cls, run: str | Path) -> Self:
@@ -191,8 +205,11 @@ class ImageClassifier(LightningModule):
         """Compile the network in place, so that parameter names stay, and look at whose data and callbacks they are."""
         if self.hparams["compile"]:
             self.model.compile()
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if stage == "fit":
-            check_monitors(self.trainer.callbacks, self.num_classes)  # type: ignore[attr-defined]
+            check_monitors(callbacks, self.num_classes)
+        if not any(isinstance(callback, _Ends) for callback in callbacks):
+            callbacks.insert(0, _Ends())
         if self._normalises():
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.mean, self.std = torch.as_tensor(data.mean), torch.as_tensor(data.std)
@@ -220,7 +237,7 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and the schedule updated at every step."""
-        data, trainer = self._data, self._require_trainer()
+        trainer, data = self._require_trainer(), self._data
         if data is not None:
             accumulated = trainer.accumulate_grad_batches
             batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
@@ -253,6 +270,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """See that the last epoch is validated, whichever others are."""
+        self._open.add("train")
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
 
@@ -295,6 +313,9 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Turn the epoch's sums over all processes into metrics."""
+        if "train" not in self._open:
+            return
+        self._open.remove("train")
         self._check()
         found = self.train_metrics.compute()
         self.train_metrics.reset()
@@ -359,13 +380,14 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._start_evaluation()
+        self._start_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._start_evaluation()
+        self._start_evaluation("test")
 
-    def _start_evaluation(self) -> None:
+    def _start_evaluation(self, split: str) -> None:
+        self._open.add(split)
         self._eval_metrics = EvalMetrics(self.num_classes).to(self.device)  # here: of many classes it is large
         self._samples = []
 
@@ -434,6 +456,9 @@ class ImageClassifier(LightningModule):
         return data.protocol + ("-flip" if self.hparams["test_flip"] else "")
 
     def _finish_evaluation(self, split: Literal["val", "test"]) -> None:
+        if split not in self._open:
+            return
+        self._open.remove(split)
         found, self.confusion = self._eval_metrics.compute()
         if self.trainer.sanity_checking:
             return
@@ -449,10 +474,8 @@ class ImageClassifier(LightningModule):
         # Of a Python float Lightning makes a float32, and it would divide a mean; of one value the largest is itself.
         kind = accumulator(self.device)
         values = {name: torch.tensor(value, dtype=kind, device=self.device) for name, value in metrics.items()}
-        # None is every logger there is, and what validate and test return.
-        self.log_dict(
-            values, logger=False if self.recorded else None, reduce_fx="max", sync_dist=self.trainer.world_size > 1
-        )
+        logged = False if self.recorded else None  # None: every logger there is, and what validate and test return
+        self.log_dict(values, logger=logged, reduce_fx="max", sync_dist=self.trainer.world_size > 1)
 
     @property
     def attached(self) -> bool:

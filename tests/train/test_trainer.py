@@ -157,6 +157,24 @@ def test_a_training_goes_on_within_an_epoch_to_the_same_bits(tmp_path):
     assert last == same
 
 
+def test_callbacks_see_their_own_epoch_s_numbers(tmp_path):
+    """Not those of the epoch before: Lightning asks callbacks before the module."""
+    seen = []
+
+    class Look(Callback):
+        def on_validation_epoch_end(self, trainer, module):
+            seen.append(("val/loss", dict(trainer.callback_metrics)))
+
+        def on_train_epoch_end(self, trainer, module):
+            seen.append(("train/loss", dict(trainer.callback_metrics)))
+
+    data, logger = loader(*pictures()), CSVLogger(tmp_path, "logs", "")
+    quiet(tmp_path, callbacks=[Look()], logger=logger, num_sanity_val_steps=0).fit(small(), data, data)
+    assert [name for name, *_ in seen] == ["val/loss", "train/loss"] * 2
+    for name in ("val/loss", "train/loss"):
+        assert [found[name].item() for of, found in seen if of == name] == [row[name] for row in logged(tmp_path, name)]
+
+
 class Halve(Callback):
     """Halve the rate where a metric does not get better, as ReduceLROnPlateau does."""
 
