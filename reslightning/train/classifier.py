@@ -208,6 +208,9 @@ class ImageClassifier(LightningModule):
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if stage == "fit":
             check_monitors(callbacks, self.num_classes)
+            # What a training before left, broken off or not, is none of this one's; a checkpoint's comes behind this.
+            self.train_metrics.reset()
+            self._samples_before, self._stepped = 0, {}
         if not any(isinstance(callback, _Ends) for callback in callbacks):
             callbacks.insert(0, _Ends())
         if self._normalises():

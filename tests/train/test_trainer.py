@@ -268,7 +268,10 @@ def test_loggers_get_every_metric(tmp_path, make, monkeypatch):
         assert found["val/top1"] == model.metrics["val/top1"]
         logger.experiment.finish()
         (file,) = tmp_path.rglob("run-*.wandb")
-        assert b"val/balanced" in file.read_bytes()
+        deadline = time.monotonic() + 20  # W&B's service writes the file, and may do so just behind finish()
+        while b"val/balanced" not in file.read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 class Endless(IterableDataset):
@@ -296,6 +299,20 @@ def test_what_cannot_be_trained_on_is_said(tmp_path, data, words):
     with pytest.raises(UserError) as raised:
         quiet(tmp_path).fit(small(), data(*pictures()))
     assert words in str(raised.value)
+
+
+def test_a_training_counts_nothing_of_one_before_it_that_broke_off(tmp_path):
+    """In a notebook the same module is trained again once its labels are mended, or after Ctrl-C."""
+    images, labels = pictures()
+    model, fresh = small(), small()
+    with pytest.raises(UserError, match="there are labels"):
+        quiet(tmp_path).fit(model, loader(images, labels + 5))
+    for one in (model, fresh):
+        quiet(tmp_path).fit(one, loader(images, labels))
+    assert model.metrics == fresh.metrics
+    assert model.metrics["samples"] == 120
+    quiet(tmp_path).fit(model, loader(images, labels))
+    assert model.metrics["samples"] == 120
 
 
 def test_a_loader_without_length_is_trained_with_a_limit(tmp_path):
