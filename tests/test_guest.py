@@ -50,7 +50,11 @@ def test_a_training_in_a_plain_trainer_leaves_the_program_as_it_was(tmp_path):
         max_epochs=1, limit_train_batches=2, limit_val_batches=1, enable_checkpointing=False, devices=1, **options
     )
     trainer.fit(model, datamodule=data)
-    assert set(changed(before, state())) <= {"random"}  # which training draws
+    after = state()
+    for thread in {*after.pop("threads")} - {*before.pop("threads")}:  # those of other tests may end meanwhile
+        thread.join(20)  # a loader's queue closes by itself
+        assert not thread.is_alive()
+    assert set(changed(before, after)) <= {"random"}  # which training draws
     assert data.worker_init is None  # workers end as their host does
 
 
