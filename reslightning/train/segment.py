@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRES
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import batches_per_epoch, finished_epochs, lost_process, started_by_lightning
 from reslightning.data.registry import SPLITS
-from reslightning.errors import LostProcessError, Stopped, TrainingError, UserError
+from reslightning.errors import SIGNALS, LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
 from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.run.directory import Run
@@ -105,6 +106,8 @@ class Segment:
             asked = isinstance(error, Stopped) and error.signal in REQUEUE_SIGNALS
             # A job that was cancelled meanwhile must not come back.
             if job_id() and (asked or isinstance(error, LostProcessError)) and running():
+                for number in SIGNALS:  # Slurm ends what it requeues, before the answer is printed
+                    signal.signal(number, signal.SIG_IGN)
                 print(requeue(), flush=True)
         elif not isinstance(error, UserError) or started_by_lightning(trainer):
             raise SystemExit(0)

@@ -135,7 +135,8 @@ def test_a_lost_first_task_is_noticed(tmp_path, monkeypatch, training, silence, 
 def test_a_signal_before_training_is_kept_for_its_first_step(job, cli, finished, tmp_path, monkeypatch):
     reference = finished(cli)
     job()
-    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked")
+    ends_the_tasks = "[ $1 = requeue ] && kill -TERM $PPID && sleep 0.2"  # as Slurm does with what it requeues
+    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked; {ends_the_tasks}; exit 0")
     line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir run"
     place = "reslightning.cli.lightning_cli.check_allocation"
     with monkeypatch.context() as patch:
