@@ -103,7 +103,7 @@ class Case:
         return "\n".join([*lines, " ".join(words) + " " + shlex.join(self.words)])
 
 
-class Found(Exception):
+class FoundError(Exception):
     """The parser that a command would have parsed with."""
 
 
@@ -112,12 +112,12 @@ def parser(command: str) -> Any:
     """Return a command's own parser, before it has read anything."""
 
     def give(owner: Any, *_: Any, **__: Any) -> None:
-        raise Found(owner._subcommand_parsers[command] if isinstance(owner, CLI) else owner)
+        raise FoundError(owner._subcommand_parsers[command] if isinstance(owner, CLI) else owner)
 
     with patch.object(CommandParser, "parse_args", give), patch.object(CLI, "parse_arguments", give):
         try:
             main([command, *(["--", "fit"] if command == "submit" else [])])
-        except Found as found:
+        except FoundError as found:
             return found.args[0]
     raise AssertionError(f"{command} has no parser")
 
