@@ -194,7 +194,22 @@ def load_config(path: Path) -> dict[str, Any]:
     names = sorted(_dotted(content))
     if twice := next((name for name, following in itertools.pairwise(names) if name == following), None):
         raise UserError(f"{path}: {twice} is given twice, nested and with dots; leave one of them")
+    if lost := next(_lost(content), None):
+        raise UserError(
+            f"{path}: {lost[0]} with dots would not count beside {lost[1]}\nWrite it below {lost[1]}, nested."
+        )
     return content
+
+
+def _lost(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield options with dots whose group the parser takes from another key, each with that key."""
+    keys = list(map(str, content))
+    for at, key in enumerate(keys):
+        groups = keys if key.startswith("data.") and not prefix else keys[at:]
+        yield from ((f"{prefix}{key}", f"{prefix}{group}") for group in groups if key.startswith(f"{group}."))
+    for key, value in zip(keys, content.values(), strict=True):
+        if isinstance(value, dict):
+            yield from _lost(value, f"{prefix}{key}.")
 
 
 def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, cast
 import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -240,8 +242,12 @@ class CLI(LightningCLI):
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             )
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the trainer does not take its options: {error}") from error
+        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+            named = [
+                f"trainer.{name}={value}" for name, value in config.items() if re.search(rf"\b{name}\b", str(error))
+            ]
+            given = f"\ngiven: {', '.join(named)}" if named else ""
+            raise UserError(f"the trainer does not take its options: {error}{given}") from error
         if forks(trainer):
             given = self._options.trainer.strategy
             raise UserError(

@@ -25,52 +25,15 @@ SHORT = {
 }
 TRAINER = ("fit", "validate", "test", "predict")
 # How often a command is drawn beside once: a new one is, too.
-USUAL = [
-    *COMMANDS,
-    *["fit"] * 17,
-    *TRAINER[1:],
-    *["compare", "submit"] * 4,
-    "pack",
-    "models",
-    "sync",
-    "fetch",
-    "doctor",
-]
+USUAL = [*COMMANDS, *["fit"] * 17, *TRAINER, *["compare", "submit"] * 4, *("pack", "sync", "fetch", "doctor")]
 
 NUMBERS = ("0", "1", "2", "3", "-1", "0.5", "1.5", "1e-3", "1e400", "nan", "-inf", "4294967296", "9223372036854775808")
-ODD = (
-    "",
-    "x",
-    "null",
-    "true",
-    "false",
-    "1:30",
-    "010",
-    "1_0",
-    "[1, 2]",
-    "[]",
-    "{}",
-    "{a: 1}",
-    "{",
-    "'",
-    "a: b: c",
-    "&a [*a]",
-)
+WORDS = ("", "x", "null", "true", "false", "1:30", "010", "1_0", "[1, 2]", "[]", "{}", "{a: 1}")
+ODD = (*WORDS, "{", "'", "a: b: c", "&a [*a]")
 NAMES = ("ü", "\x1b[31mred", "a\nb", "%s", "$NOWHERE", "-", "!!python/name:os.system", "\U0001f600", "a" * 300)
 SCENE = ("run", "run/config.yaml", "run/checkpoints/last.ckpt", "images", "images/train", "empty", "text.txt", "loop")
 PLACES = (*SCENE, "nowhere", "nowhere/x", "text.txt/x", "/proc/nowhere", "~nosuchuser/x", "out", "out.csv", "a" * 300)
-KEYS = (
-    "top1",
-    "arch",
-    "model.optim.lr",
-    "run",
-    "nowhere",
-    "arch=resnet8",
-    "top1<9",
-    "=",
-    "seed_everything=0,1",
-    "-top1",
-)
+KEYS = ("top1", "arch", "model.optim.lr", "run", "nowhere", "=", "arch=resnet8", "top1<9", "seed_everything=0,1")
 A_PLACE = re.compile(r"(dir|root|path|weights|output|to|site|logs|plot|html|source|dest|runs|reference)$")
 A_KEY = re.compile(r"(by|filter|sort|columns|grid|sbatch)$")
 DAMAGES = ("cut", "empty", "garbage", "gone", "folder", "loop", "fifo", "value")

@@ -139,3 +139,56 @@ def test_a_file_that_is_not_written_is_seen(scene, tmp_path, monkeypatch):
     assert judged(line, scene, tmp_path / "used", given) == ""
     monkeypatch.setattr(compare, "plot", lambda *_, **__: None)
     assert judged(line, scene, tmp_path / "unused", given) == "plot=x.svg was not written"
+
+
+LOST = "would not count beside"
+# What failed once: a command line, the config mine.yaml that it finds, and what its message must hold.
+KEPT = [
+    (
+        "-c mine.yaml",
+        "trainer.gradient_clip_val: 2\ntrainer: {min_epochs: 1}",
+        f"trainer.gradient_clip_val with dots {LOST}",
+    ),
+    ("-c mine.yaml", "model:\n  optim.momentum: 0.5\n  optim: {lr: 0.3}", f"model.optim.momentum with dots {LOST}"),
+    ("-c mine.yaml", "data: CIFAR10\ndata.batch_size: 7", f"data.batch_size with dots {LOST}"),
+    ("-c mine.yaml", "data: {class_path: CIFAR10}\ndata.init_args.batch_size: 7", LOST),
+    ("-c mine.yaml --print_config", "trainer.ma_epochs: 42", "'trainer.ma_epochs'; did you mean 'trainer.max_epochs'"),
+    (
+        "--trainer.plugins mine.yaml",
+        "model.optim.name: sgd",
+        "trainer.plugins={'model.optim.name': 'sgd'} is not allowed",
+    ),
+    ("--trainer.profiler nope", "", "given: trainer.profiler=nope"),
+    ("--trainer.max_time 00:01:00:00", "", "trainer.max_time=00:01:00:00 is not supported"),
+]
+
+
+@pytest.mark.parametrize(("options", "config", "said"), KEPT)
+def test_what_failed_once_does_not_again(scene, tmp_path, options, config, said):
+    one = Case(["fit", *shlex.split(options)], files={"mine.yaml": config})
+    ended = run(one, scene, tmp_path)
+    assert (ended.status, ended.before) == (2, ended.after), ended.err
+    assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("bench train --steps=-inf --steps 1", "--steps=-inf is not allowed"),
+        (
+            "pack images out --quality 200 --quality 20",
+            "--quality=200 is not allowed; allowed: a whole number, 1 to 100",
+        ),
+    ],
+)
+def test_the_value_that_is_refused_is_named_not_a_later_one(cli, line, said):
+    assert said in cli(line).err
+
+
+def test_a_config_may_have_dots_behind_its_groups(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "trainer: {min_epochs: 3}\ntrainer.gradient_clip_val: 2.5\ndata.batch_size: 7\n"
+    )
+    result = cli("fit -c mine.yaml --print_config")
+    assert result.status == 0, result.err
+    assert all(f"{text}\n" in result.out for text in ("min_epochs: 3", "gradient_clip_val: 2.5", "batch_size: 7"))

@@ -1,5 +1,6 @@
 """What must be true of how a case ended: ``python -m tests.fuzz.verdict SEED FROM TO`` prints of which it is not."""
 
+import contextlib
 import csv
 import json
 import re
@@ -14,12 +15,15 @@ import torch
 import yaml
 
 from reslightning.__main__ import COMMANDS
-from tests.fuzz.cases import TRAINER, Case, case, typed
+from reslightning.files import printable
+from tests.fuzz.cases import Case, case, typed
 from tests.fuzz.child import SECONDS, Ended, prepare, run
 
 STATUSES = (0, 1, 2, 75, 130)
 # What a message may say instead of naming what was given: that something was not.
-MISSING = re.compile(r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to")
+MISSING = re.compile(
+    r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to|is an option of"
+)
 
 
 def verdict(case: Case, ended: Ended) -> Iterator[str]:
@@ -52,15 +56,20 @@ def verdict(case: Case, ended: Ended) -> Iterator[str]:
 def names_what_was_given(case: Case, message: str) -> bool:
     """Whether a message has a value that was given, or where that is no word its option, or says what is missing."""
     told = {*case.environ, *case.environ.values(), *case.files, *Path(case.damage[1] if case.damage else "").parts}
+    known = {*(typed(case.words[0]) if case.words[0] in COMMANDS else ()), *typed("fit", "ImageNet")}
     told |= {case.words[0]} - COMMANDS.keys()
     for name, value in case.given:
         read = meant(value)
-        told |= {value[:30], str(read), repr(read), str(numbers(read)), *Path(value).parts[:1]}
+        told |= {value[:30], printable(value)[:30], str(read), repr(read), str(numbers(read)), *Path(value).parts[:1]}
+        told |= set(map(str, read)) if isinstance(read, list) else set()
         if len(value) < 2 or isinstance(read, bool | list | dict | type(None)) or not value.isprintable():
             told |= {name, name.rpartition(".")[2]}
-        told |= {name} if name not in typed("fit") and case.words[0] in TRAINER else set()
-    return bool(MISSING.search(message)) or any(
-        re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", message) for word in told if word
+        told |= {name} - known  # what is no option
+    changed = case.damage is not None and case.damage[0] == "value"  # which is then named by its option
+    return (
+        changed
+        or bool(MISSING.search(message))
+        or any(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", message) for word in told if word)
     )
 
 
@@ -133,10 +142,9 @@ def numbers(value: Any) -> Any:
 
 def meant(value: str) -> Any:
     """Return what a word is in YAML, or the word."""
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        return value
+    with contextlib.suppress(yaml.YAMLError, ValueError):
+        return value if "*" in value else yaml.safe_load(value)
+    return value
 
 
 def trained(run: Path, last: dict[str, str]) -> Iterator[str]:
