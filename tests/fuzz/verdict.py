@@ -35,12 +35,8 @@ def verdict(case: Case, ended: Ended) -> Iterator[str]:
     if ended.status not in STATUSES:
         yield f"ended with status {ended.status}"
     if "Traceback (most recent call last)" in text:
-        yield (
-            "traceback: "
-            + ([line for line in text.splitlines() if re.match(r"\w[\w.]*(Error|Exception|Interrupt)", line)] or ["?"])[
-                -1
-            ]
-        )
+        raised = [line for line in text.splitlines() if re.match(r"\w[\w.]*(Error|Exception|Interrupt)", line)]
+        yield f"traceback: {raised[-1] if raised else 'of what does not say'}"
     if ended.status == 2:
         if len(re.findall(r"^reslightning: ", ended.err, re.MULTILINE)) != 1:
             yield "not one message"
@@ -90,31 +86,20 @@ def without_effect(case: Case, ended: Ended) -> Iterator[str]:
         )
     if command == "fit" and runs:
         yield from trained(runs[0], last)
-    for name in ("plot", "html", "output"):
-        if (
-            name in last
-            and "--print_config" not in case.words
-            and command in ("compare", "predict")
-            and last[name] not in ("null", "")
-        ):
-            place = ended.folder / last[name]
-            if not place.is_file():
-                yield f"{name}={last[name]} was not written"
+    if command in ("compare", "predict") and "--print_config" not in case.words:
+        places = {name: last[name] for name in ("plot", "html", "output") if last.get(name, "null") not in ("null", "")}
+        yield from (
+            f"{n}={place} was not written" for n, place in places.items() if not (ended.folder / place).is_file()
+        )
     if command == "compare" and last.get("format") == "json":
         json.loads(ended.out)
     if command == "pack" and (made := list(ended.folder.glob("**/pack.json"))):
         record = json.loads(made[0].read_text())
-        yield from (
-            f"{n}={last[n]} is {record[n]}"
-            for n in ("max_side", "short_side", "quality")
-            if n in last and float(last[n]) != record[n]
-        )
+        sizes = {name: last[name] for name in ("max_side", "short_side", "quality") if name in last}
+        yield from (f"{n}={size} is {record[n]}" for n, size in sizes.items() if float(size) != record[n])
     if command == "submit" and "nothing to submit" not in ended.out:
-        yield from (
-            f"{n}={last[n]} is not in the script"
-            for n in ("time", "partition", "qos", "account", "mem")
-            if n in last and last[n] not in ended.out
-        )
+        asked = {name: last[name] for name in ("time", "partition", "qos", "account", "mem") if name in last}
+        yield from (f"{n}={value} is not in the script" for n, value in asked.items() if value not in ended.out)
 
 
 def unlike(content: Any, name: str, value: str) -> Any:
