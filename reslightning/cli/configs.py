@@ -85,7 +85,8 @@ def arrange(argv: list[str]) -> list[list[str]]:
             configs.append(argument[2:].removeprefix("="))
         else:
             flags.append(argument)
-    flags = _data_set_first(flags)
+    data, flags = _data_set(flags)
+    flags = [*data, *flags]
     choices = [configs]
     if not configs and not {"-h", "--help"} & set(flags):
         run_dir = last_value(flags, "run_dir")
@@ -97,20 +98,26 @@ def arrange(argv: list[str]) -> list[list[str]]:
             if choices[-1] and {"WANDB_MODE", "WANDB_DISABLED"} & os.environ.keys():
                 flags = ["--wandb.mode=auto", *flags]  # nobody chose the config's
     return [
-        [command, *(part for config in choice for part in ("-c", str(find_config(config)))), *flags]
+        # The data set stands before the configs, too, which may hold options that it alone has.
+        [
+            command,
+            *(data if configs else []),
+            *(p for config in choice for p in ("-c", str(find_config(config)))),
+            *flags,
+        ]
         for choice in choices
     ]
 
 
-def _data_set_first(flags: Sequence[str]) -> list[str]:
-    """Return flags with the data set's before those of its options, which another may not have."""
+def _data_set(flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags that choose the data set, and the others: its options, which another may not have."""
     chosen, others, words = list[str](), list[str](), iter(flags)
     for word in words:
         if word in ("--data", "--data.class_path"):
             chosen += [word, *itertools.islice(words, 1)]
         else:
             (chosen if word.startswith(("--data=", "--data.class_path=")) else others).append(word)
-    return [*chosen, *others]
+    return chosen, others
 
 
 def _class_path(data: str) -> str:

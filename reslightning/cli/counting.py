@@ -125,7 +125,7 @@ def _refuse_trainer(command: str, options: Any) -> None:
     trainer = options.trainer
     for name, nothing, instead in NOT_SUPPORTED:
         if str(trainer[name]) not in nothing:
-            raise UserError(f"trainer.{name}={trainer[name]} is not supported: {instead}")
+            raise UserError(f"trainer.{name} is not supported: {instead}\ngiven: {trainer[name]}")
     for name in LIMITS[command]:
         if trainer[name] is not None and trainer[name] not in BATCHES:
             raise UserError(f"trainer.{name}={trainer[name]} leaves nothing; allowed: {BATCHES.words}")

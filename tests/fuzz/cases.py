@@ -149,6 +149,11 @@ def config(draw: random.Random, given: list[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fixed(flags: str) -> list[tuple[str, str]]:
+    """Return the options and values that a line of flags gives."""
+    return [(name.removeprefix("--"), text) for name, text in zip(flags.split()[::2], flags.split()[1::2], strict=True)]
+
+
 def trainer(draw: random.Random, command: str) -> tuple[list[str], list[tuple[str, str]], dict[str, str]]:
     """Return words, options and configs of fit, validate, test or predict."""
     data = draw.choice(["tests.small.Thumbnails"] * 6 + list(registry.DATA_SETS))
@@ -157,23 +162,23 @@ def trainer(draw: random.Random, command: str) -> tuple[list[str], list[tuple[st
     files = {}
     if command != "fit":
         given = draw.choice(([("run_dir", "run")], [("ckpt_path", "run/checkpoints/last.ckpt")], [])) + given
+    flags = given
     if given and draw.random() < 0.4:
         count = draw.randint(1, len(given))
-        files["mine.yaml"] = config(draw, given[:count])
+        inside, flags = given[:count], given[count:]
+        files["mine.yaml"] = config(draw, inside)
         form = draw.choice(("-c FILE", "-cFILE", "-c=FILE", "--config FILE", "--config=FILE"))
         words += form.replace("FILE", "mine.yaml").split()
-        flags = given[count:]
-        given = [pair for pair in given[:count] if pair[0] not in dict(flags)] + flags
-    else:
-        flags = given
+        given = [*inside, *(pair for pair in fixed(SMALL) if pair[0] in dict(inside)), *flags]
     if draw.random() < 0.1:
-        given.append(("config", draw.choice(("cifar10", "overlays/fast", "overlays/finetune", *PLACES))))
+        given = [*given, ("config", draw.choice(("cifar10", "overlays/fast", "overlays/finetune", *PLACES)))]
         words += ["-c", given[-1][1]]
     for name, text in flags:
         words += flag(draw, name, text)
     if draw.random() < 0.5:
         words.append("--print_config")
     elif command == "fit":
+        given = [*given, *(pair for pair in fixed(SHORT["fit"]) if pair[0] in dict(given))]
         words += shlex.split(SHORT["fit"]) + (["--trainer.fast_dev_run", "true"] if draw.random() < 0.4 else [])
     return words, given, files
 

@@ -1,6 +1,7 @@
 """Run a case in a forked child; a process that has imported everything starts one in no time."""
 
 import contextlib
+import faulthandler
 import hashlib
 import importlib
 import json
@@ -99,6 +100,7 @@ def child(case: Case, work: Path, environ: dict[str, str], out: int, err: int) -
     status = 70
     try:
         os.setsid()
+        faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

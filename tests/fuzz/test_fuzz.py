@@ -159,7 +159,10 @@ KEPT = [
         "trainer.plugins={'model.optim.name': 'sgd'} is not allowed",
     ),
     ("--trainer.profiler nope", "", "given: trainer.profiler=nope"),
-    ("--trainer.max_time 00:01:00:00", "", "trainer.max_time=00:01:00:00 is not supported"),
+    ("--data ImageNet -c mine.yaml", "data: {eval_size: 64}", "Give the images' place as --data.root"),
+    ("--data CIFAR10 --data.root loop", "", "Give a place whose links end somewhere."),
+    ("--data.crop_padding 4294967296", "", "memory does not suffice"),
+    ("--trainer.max_time 00:01:00:00", "", "given: 00:01:00:00"),
 ]
 
 

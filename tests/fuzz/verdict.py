@@ -22,7 +22,8 @@ from tests.fuzz.child import SECONDS, Ended, prepare, run
 STATUSES = (0, 1, 2, 75, 130)
 # What a message may say instead of naming what was given: that something was not.
 MISSING = re.compile(
-    r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to|is an option of"
+    r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to|is (no|an) option of"
+    "|would not count|memory does not suffice"
 )
 
 
@@ -56,11 +57,24 @@ def names_what_was_given(case: Case, message: str) -> bool:
     told |= {case.words[0]} - COMMANDS.keys()
     for name, value in case.given:
         read = meant(value)
-        told |= {value[:30], printable(value)[:30], str(read), repr(read), str(numbers(read)), *Path(value).parts[:1]}
+        told |= {
+            value[:30],
+            repr(value),
+            printable(value)[:30],
+            str(read),
+            repr(read),
+            str(numbers(read)),
+            *Path(value).parts[:1],
+        }
         told |= set(map(str, read)) if isinstance(read, list) else set()
-        if len(value) < 2 or isinstance(read, bool | list | dict | type(None)) or not value.isprintable():
+        if (
+            len(value) < 2
+            or "*" in value
+            or isinstance(read, bool | list | dict | type(None))
+            or not value.isprintable()
+        ):
             told |= {name, name.rpartition(".")[2]}
-        told |= {name} - known  # what is no option
+        told |= {name.rstrip("+")} - known  # what is no option
     changed = case.damage is not None and case.damage[0] == "value"  # which is then named by its option
     return (
         changed
@@ -104,11 +118,13 @@ def without_effect(case: Case, ended: Ended) -> Iterator[str]:
 
 def unlike(content: Any, name: str, value: str) -> Any:
     """Return what a configuration has for an option, None if it is what was given."""
-    if name in ("run_dir", "fresh", "output", "seed_everything", "data", "model", "trainer", "wandb"):
+    if name in ("run_dir", "fresh", "output", "seed_everything", "data", "model", "trainer", "wandb") or name.endswith(
+        "+"
+    ):
         return None
     place = name.replace("data.", "data.init_args.", 1) if name.startswith("data.") else name
     found = content
-    for part in place.rstrip("+").split("."):
+    for part in place.split("."):
         found = (found or {}).get(part)
     read = meant(value)
     same = str(found) == value or numbers(found) == numbers(read) or value == "nan"
