@@ -65,6 +65,9 @@ def meaning(error: Exception, words: Sequence[str]) -> UserError | None:
     elif isinstance(error, ValueError) and "embedded null" in text:
         given = next((word for word in words if "\0" in word), "in a config")
         said = f"a path holds a zero byte, which no file's name has: {given!r}\nLeave it out."
+    elif isinstance(error, OverflowError) or "Overflow when unpacking" in text:
+        given = [word for word in words if re.search(r"\d{10}|\de\d", word)]
+        said = f"a number is too large to count with: {' '.join(given) or 'in a config'}\nGive a smaller one."
     elif isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
         said = (
             f"memory does not suffice: {text.splitlines()[0] if text else 'no more is given'}\nGive a smaller "

@@ -49,6 +49,7 @@ from reslightning.train.segment import Segment, check
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
+MOST_DEVICES = 1024  # on a node: Lightning makes a list of them
 # StochasticWeightAveraging and Timer have such for defaults, and YAML knows none.
 Dumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
 Dumper.add_multi_representer(Enum, lambda dumper, choice: dumper.represent_data(choice.value))
@@ -132,6 +133,10 @@ class CLI(LightningCLI):
         """Refuse what cannot be, and find the weights that an evaluation means."""
         config = self._options
         self._refuse()
+        if devices(config.trainer) > MOST_DEVICES:
+            raise UserError(
+                f"trainer.devices={config.trainer.devices} is out of range; allowed: at most {MOST_DEVICES}"
+            )
         check_places(devices(config.trainer) * config.trainer.num_nodes)
         if self.subcommand != "predict":
             check_allocation(devices(config.trainer), config.trainer.num_nodes)

@@ -162,6 +162,9 @@ KEPT = [
     ("--data ImageNet -c mine.yaml", "data: {eval_size: 64}", "Give the images' place as --data.root"),
     ("--data CIFAR10 --data.root loop", "", "Give a place whose links end somewhere."),
     ("--data.crop_padding 4294967296", "", "memory does not suffice"),
+    ("--data.crop_padding 9223372036854775808", "", "too large to count with: 9223372036854775808"),
+    ("--trainer.devices=9223372036854775808", "", "trainer.devices=9223372036854775808 is out of range"),
+    ("--trainer.devices 4294967296 --trainer.fast_dev_run true", "", "trainer.devices=4294967296 is out of range"),
     ("--trainer.max_time 00:01:00:00", "", "given: 00:01:00:00"),
 ]
 

@@ -23,7 +23,7 @@ STATUSES = (0, 1, 2, 75, 130)
 # What a message may say instead of naming what was given: that something was not.
 MISSING = re.compile(
     r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to|is (no|an) option of"
-    "|would not count|memory does not suffice"
+    "|would not count|memory does not suffice|not allowed with argument"
 )
 
 
@@ -75,7 +75,7 @@ def names_what_was_given(case: Case, message: str) -> bool:
         ):
             told |= {name, name.rpartition(".")[2]}
         told |= {name.rstrip("+")} - known  # what is no option
-    changed = case.damage is not None and case.damage[0] == "value"  # which is then named by its option
+    changed = case.damage is not None and case.damage[0] in ("cut", "value")  # which is then named by its option
     return (
         changed
         or bool(MISSING.search(message))
@@ -127,7 +127,7 @@ def unlike(content: Any, name: str, value: str) -> Any:
     for part in place.split("."):
         found = (found or {}).get(part)
     read = meant(value)
-    same = str(found) == value or numbers(found) == numbers(read) or value == "nan"
+    same = str(found) == value or numbers(found) in (numbers(read), numbers(value)) or value == "nan"
     return None if same or (isinstance(read, dict | str) and not isinstance(found, int | float | bool)) else str(found)
 
 
