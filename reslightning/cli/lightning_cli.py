@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import refuse
+from reslightning.cli.counting import refuse, refuse_linked
 from reslightning.cli.explain import explain, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
@@ -112,6 +112,7 @@ class CLI(LightningCLI):
         readings: list[tuple[Any, list[str]]] = []
         for reading in args:
             self.subcommand = reading[0]
+            refuse_linked(reading[1:])
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
