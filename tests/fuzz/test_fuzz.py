@@ -191,6 +191,12 @@ def test_the_value_that_is_refused_is_named_not_a_later_one(cli, line, said):
     assert said in cli(line).err
 
 
+def test_a_source_is_not_indexed_where_its_tars_cannot_lie(scene, tmp_path):
+    ended = run(Case(shlex.split("pack images text.txt")), scene, tmp_path)
+    assert (ended.status, ended.before) == (2, ended.after), ended.err
+    assert "text.txt" in ended.err
+
+
 def test_a_config_may_have_dots_behind_its_groups(cli, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "trainer: {min_epochs: 3}\ntrainer.gradient_clip_val: 2.5\ndata.batch_size: 7\n"

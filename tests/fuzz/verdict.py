@@ -23,7 +23,7 @@ STATUSES = (0, 1, 2, 75, 130)
 # What a message may say instead of naming what was given: that something was not.
 MISSING = re.compile(
     r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to|is (no|an) option of"
-    "|would not count|memory does not suffice|not allowed with argument"
+    "|would not count|memory does not suffice|not allowed with argument|not installed"
 )
 
 
@@ -93,7 +93,7 @@ def without_effect(case: Case, ended: Ended) -> Iterator[str]:
         for path in ended.folder.glob("**/config.yaml")
         if str(path.relative_to(ended.folder)) not in ended.before
     ]
-    if "--print_config" in case.words or (command == "fit" and runs):
+    if "config" not in last and ("--print_config" in case.words or (command == "fit" and runs)):
         content = yaml.safe_load(ended.out if "--print_config" in case.words else (runs[0] / "config.yaml").read_text())
         yield from (
             f"{name}={value} is {found!r}" for name, value in last.items() if (found := unlike(content, name, value))
