@@ -22,8 +22,8 @@ from tests.fuzz.child import SECONDS, Ended, prepare, run
 STATUSES = (0, 1, 2, 75, 130)
 # What a message may say instead of naming what was given: that something was not.
 MISSING = re.compile(
-    r"no runs at |needs weights and got none|required|as --data\.root|needs a place to write to|is (no|an) option of"
-    "|would not count|memory does not suffice|not allowed with argument|not installed"
+    r"no runs at |needs weights and got none|needs model\.weights|required|as --data\.root|needs a place to write to|"
+    "is (no|an) option of|would not count|memory does not suffice|not allowed with argument|not installed"
 )
 
 
@@ -74,6 +74,7 @@ def names_what_was_given(case: Case, message: str) -> bool:
             or not value.isprintable()
         ):
             told |= {name, name.rpartition(".")[2]}
+        told |= {*re.split("[=,<]", value)} if name in ("grid", "filter") else set()
         told |= {name.rstrip("+")} - known  # what is no option
     changed = case.damage is not None and case.damage[0] in ("cut", "value")  # which is then named by its option
     return (
