@@ -139,7 +139,7 @@ class CLI(LightningCLI):
                 f"trainer.devices={config.trainer.devices} is out of range; allowed: at most {MOST_DEVICES}"
             )
         check_places(devices(config.trainer) * config.trainer.num_nodes)
-        if self.subcommand != "predict":
+        if self.subcommand != "predict" or not job_id():  # nothing starts other nodes
             check_allocation(devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
             self._choose_weights()

@@ -12,7 +12,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -84,19 +83,15 @@ def run(case: Case, scene: Path, folder: Path, *, process: bool = False) -> Ende
     environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     before = contents(work)
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-        if process:
-            command = [sys.executable, "-m", "reslightning", *case.words]
-            started = subprocess.Popen(command, cwd=work, env=environ, stdout=out, stderr=err, start_new_session=True)
-            number = started.pid
-        elif not (number := os.fork()):
-            child(case, work, environ, out.fileno(), err.fileno())
+        if not (number := os.fork()):
+            child(case, work, environ, out.fileno(), err.fileno(), process=process)
     status = wait(number)
     texts = [(folder / name).read_bytes().decode(errors="replace") for name in ("out", "err")]
     return Ended(status, texts[0], texts[1], work, before, contents(work))
 
 
-def child(case: Case, work: Path, environ: dict[str, str], out: int, err: int) -> None:
-    """Be a command, and never return."""
+def child(case: Case, work: Path, environ: dict[str, str], out: int, err: int, *, process: bool) -> None:
+    """Be a command, in this process or in a new one's place, and never return."""
     status = 70
     try:
         os.setsid()
@@ -110,6 +105,8 @@ def child(case: Case, work: Path, environ: dict[str, str], out: int, err: int) -
         os.environ.clear()
         os.environ.update(environ)
         os.chdir(work)
+        if process:
+            os.execve(sys.executable, [sys.executable, "-m", "reslightning", *case.words], environ)
         tempfile.tempdir = None
         warnings.resetwarnings()
         warnings.simplefilter("ignore", DeprecationWarning)

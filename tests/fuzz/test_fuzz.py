@@ -191,6 +191,13 @@ def test_the_value_that_is_refused_is_named_not_a_later_one(cli, line, said):
     assert said in cli(line).err
 
 
+@pytest.mark.parametrize("nodes", ["2", "9223372036854775808"])
+def test_predict_does_not_wait_for_nodes_that_nothing_starts(scene, tmp_path, nodes):
+    ended = run(Case(shlex.split(f"predict --run_dir run --trainer.num_nodes {nodes}")), scene, tmp_path)
+    assert (ended.status, ended.before) == (2, ended.after), ended.err
+    assert f"trainer.num_nodes={nodes}, but this is no Slurm job" in ended.err
+
+
 def test_a_source_is_not_indexed_where_its_tars_cannot_lie(scene, tmp_path):
     ended = run(Case(shlex.split("pack images text.txt")), scene, tmp_path)
     assert (ended.status, ended.before) == (2, ended.after), ended.err
