@@ -50,7 +50,7 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
         given = re.sub(r"^NestedArg\(key='.*?', val='?(.*?)'?\)$", r"\1", whole)
         near = near_misses(given, literals(types.get(key)))
         return f"{key}={given} is not allowed{near}\nallowed: {allowed(types.get(key))}"
-    if group := re.search(r"""Parser key "([\w.]+)":.*Unable to load config '(.*?)'""", message, re.DOTALL):
+    if group := re.search(r"""Parser key "([\w.]+)":.*Unable to load config '([^{']*)'""", message, re.DOTALL):
         return f"{group[1]}={group[2]} is not allowed\nallowed: a mapping of its options, or a file of them"
     said = " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", said)
