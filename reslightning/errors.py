@@ -43,6 +43,7 @@ PLACES = {
     errno.ENXIO: "Give a file: this is a device or a pipe.",
     errno.ENODEV: "Give a file: this is a device or a pipe.",
 }
+NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -59,10 +60,15 @@ def meaning(error: Exception, words: Sequence[str]) -> UserError | None:
     elif isinstance(error, RuntimeError) and "home directory" in text:
         given = next((path for word in words for path in re.findall(r"(?:^|=)(~[^/]*)", word)), "~USER in a config")
         said = f"{given} is no user's folder here\nWrite the path out; ./~NAME is a file of that name."
+    elif isinstance(error, RuntimeError) and "Symlink loop" in text:  # what pathlib makes of ELOOP
+        said = f"{text.partition('from ')[2]} cannot be used: its links lead in a circle\n{PLACES[errno.ELOOP]}"
     elif isinstance(error, ValueError) and "embedded null" in text:
         given = next((word for word in words if "\0" in word), "in a config")
         said = f"a path holds a zero byte, which no file's name has: {given!r}\nLeave it out."
-    elif isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+    elif isinstance(error, OverflowError) or "Overflow when unpacking" in text:
+        given = [word for word in words if re.search(r"\d{10}|\de\d", word)]
+        said = f"a number is too large to count with: {' '.join(given) or 'in a config'}\nGive a smaller one."
+    elif isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
         said = (
             f"memory does not suffice: {text.splitlines()[0] if text else 'no more is given'}\nGive a smaller "
             "data.batch_size, fewer data.num_workers, smaller images or a smaller network."

@@ -141,7 +141,7 @@ def check_folder(path: Path) -> None:
     """Raise OSError, or ValueError for a zero byte, where a folder could not be made or written to."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         path.lstat()  # a name may be longer than any
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists() or place.is_symlink())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
     if not os.access(there, os.W_OK | os.X_OK):

@@ -85,7 +85,8 @@ def arrange(argv: list[str]) -> list[list[str]]:
             configs.append(argument[2:].removeprefix("="))
         else:
             flags.append(argument)
-    flags = _data_set_first(flags)
+    data, flags = _data_set(flags)
+    flags = [*data, *flags]
     choices = [configs]
     if not configs and not {"-h", "--help"} & set(flags):
         run_dir = last_value(flags, "run_dir")
@@ -97,20 +98,26 @@ def arrange(argv: list[str]) -> list[list[str]]:
             if choices[-1] and {"WANDB_MODE", "WANDB_DISABLED"} & os.environ.keys():
                 flags = ["--wandb.mode=auto", *flags]  # nobody chose the config's
     return [
-        [command, *(part for config in choice for part in ("-c", str(find_config(config)))), *flags]
+        # The data set stands before the configs, too, which may hold options that it alone has.
+        [
+            command,
+            *(data if configs else []),
+            *(p for config in choice for p in ("-c", str(find_config(config)))),
+            *flags,
+        ]
         for choice in choices
     ]
 
 
-def _data_set_first(flags: Sequence[str]) -> list[str]:
-    """Return flags with the data set's before those of its options, which another may not have."""
+def _data_set(flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags that choose the data set, and the others: its options, which another may not have."""
     chosen, others, words = list[str](), list[str](), iter(flags)
     for word in words:
         if word in ("--data", "--data.class_path"):
             chosen += [word, *itertools.islice(words, 1)]
         else:
             (chosen if word.startswith(("--data=", "--data.class_path=")) else others).append(word)
-    return [*chosen, *others]
+    return chosen, others
 
 
 def _class_path(data: str) -> str:
@@ -194,7 +201,22 @@ def load_config(path: Path) -> dict[str, Any]:
     names = sorted(_dotted(content))
     if twice := next((name for name, following in itertools.pairwise(names) if name == following), None):
         raise UserError(f"{path}: {twice} is given twice, nested and with dots; leave one of them")
+    if lost := next(_lost(content), None):
+        raise UserError(
+            f"{path}: {lost[0]} with dots would not count beside {lost[1]}\nWrite it below {lost[1]}, nested."
+        )
     return content
+
+
+def _lost(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield options with dots whose group the parser takes from another key, each with that key."""
+    keys = list(map(str, content))
+    for at, key in enumerate(keys):
+        groups = keys if key.startswith("data.") and not prefix else keys[at:]
+        yield from ((f"{prefix}{key}", f"{prefix}{group}") for group in groups if key.startswith(f"{group}."))
+    for key, value in zip(keys, content.values(), strict=True):
+        if isinstance(value, dict):
+            yield from _lost(value, f"{prefix}{key}.")
 
 
 def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[str]:

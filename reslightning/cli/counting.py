@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,14 @@ def _flat(content: dict[str, Any], config: Path | None, prefix: str = "") -> Ite
             yield Given(key, value, config)
 
 
+def refuse_linked(words: Sequence[str]) -> None:
+    """Raise UserError for what the command line fills in, before the parser takes it or prints it."""
+    with contextlib.suppress(yaml.YAMLError):  # the parser says where
+        for key, value, _ in given_options(words):
+            if key in LINKED and value is not None:
+                raise UserError(f"{key}={value} would not count: {LINKED[key]}")
+
+
 def refuse(command: str, words: Sequence[str], options: Any) -> None:
     """Raise UserError for what is given and would not count.
 
@@ -111,8 +120,6 @@ def refuse(command: str, words: Sequence[str], options: Any) -> None:
 
 def _refuse_disguise(option: Given, options: Any) -> None:
     key, value, _ = option
-    if key in LINKED and value is not None:
-        raise UserError(f"{key}={value} would not count: {LINKED[key]}")
     if value == "" and not key.startswith("wandb."):
         raise UserError(f"{key} is empty, a variable that is not set perhaps\nGive it, or leave it out.")
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(:\d+)+(\.\d*)?", value):
@@ -125,7 +132,7 @@ def _refuse_trainer(command: str, options: Any) -> None:
     trainer = options.trainer
     for name, nothing, instead in NOT_SUPPORTED:
         if str(trainer[name]) not in nothing:
-            raise UserError(f"trainer.{name} is not supported: {instead}")
+            raise UserError(f"trainer.{name} is not supported: {instead}\ngiven: {trainer[name]}")
     for name in LIMITS[command]:
         if trainer[name] is not None and trainer[name] not in BATCHES:
             raise UserError(f"trainer.{name}={trainer[name]} leaves nothing; allowed: {BATCHES.words}")

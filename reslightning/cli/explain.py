@@ -29,12 +29,12 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
     data = re.search(r'Parser key "data":.*(?:import path string: |Given value: )(\w[\w.]*)\s*$', message, re.DOTALL)
     if data and "not accepted" not in message:
         return f"unknown data set {data[1]!r}{near_misses(data[1], data_sets)}\nallowed: {', '.join(data_sets)}"
-    refused = re.search(r"(?:does not accept option|Option) '([^']+)'", message)
+    refused = re.search(r"(?:(?:Group '([^']+)' |Subcommand '\w+' )?does not accept option|Option) '([^']+)'", message)
     keys = [key.removeprefix("init_args.") for key in re.findall(r'Parser key "([^"]+)"', message)]
-    if refused:
+    if refused and refused[2] not in types:  # which a file in the place of a class may hold
         groups = {option.partition(".")[0] for option in types}
-        parents = [] if refused[1].partition(".")[0] in groups else keys
-        name = ".".join([*parents, refused[1]]).replace(".init_args", "")
+        parents = [] if refused[2].partition(".")[0] in groups else [refused[1]] if refused[1] else keys
+        name = ".".join([*parents, refused[2]]).replace(".init_args", "")
         having = [one for one, cls in data_sets.items() if name.removeprefix("data.") in parameters(cls)]
         if name.startswith("data.") and having:
             return f"{name} is no option of this data set\nSay which is meant: --data {', '.join(having)}"
@@ -50,7 +50,10 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
         given = re.sub(r"^NestedArg\(key='.*?', val='?(.*?)'?\)$", r"\1", whole)
         near = near_misses(given, literals(types.get(key)))
         return f"{key}={given} is not allowed{near}\nallowed: {allowed(types.get(key))}"
-    return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
+    if group := re.search(r"""Parser key "([\w.]+)":.*Unable to load config '([^{']*)'""", message, re.DOTALL):
+        return f"{group[1]}={group[2]} is not allowed\nallowed: a mapping of its options, or a file of them"
+    said = " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
+    return re.sub(r'Parser key "([\w.]+)":', r"\1:", said)
 
 
 def unmade(message: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, cast
 import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import refuse
+from reslightning.cli.counting import refuse, refuse_linked
 from reslightning.cli.explain import explain, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
@@ -47,6 +49,7 @@ from reslightning.train.segment import Segment, check
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}
+MOST_DEVICES = 1024  # on a node: Lightning makes a list of them
 # StochasticWeightAveraging and Timer have such for defaults, and YAML knows none.
 Dumper.add_representer(torch.device, lambda dumper, device: dumper.represent_str(str(device)))
 Dumper.add_multi_representer(Enum, lambda dumper, choice: dumper.represent_data(choice.value))
@@ -109,6 +112,7 @@ class CLI(LightningCLI):
         readings: list[tuple[Any, list[str]]] = []
         for reading in args:
             self.subcommand = reading[0]
+            refuse_linked(reading[1:])
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
@@ -130,8 +134,12 @@ class CLI(LightningCLI):
         """Refuse what cannot be, and find the weights that an evaluation means."""
         config = self._options
         self._refuse()
+        if devices(config.trainer) > MOST_DEVICES:
+            raise UserError(
+                f"trainer.devices={config.trainer.devices} is out of range; allowed: at most {MOST_DEVICES}"
+            )
         check_places(devices(config.trainer) * config.trainer.num_nodes)
-        if self.subcommand != "predict":
+        if self.subcommand != "predict" or not job_id():  # nothing starts other nodes
             check_allocation(devices(config.trainer), config.trainer.num_nodes)
         if self.subcommand != "fit":
             self._choose_weights()
@@ -240,8 +248,12 @@ class CLI(LightningCLI):
                 enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
                 enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             )
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the trainer does not take its options: {error}") from error
+        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+            named = [
+                f"trainer.{name}={value}" for name, value in config.items() if re.search(rf"\b{name}\b", str(error))
+            ]
+            given = f"\ngiven: {', '.join(named)}" if named else ""
+            raise UserError(f"the trainer does not take its options: {error}{given}") from error
         if forks(trainer):
             given = self._options.trainer.strategy
             raise UserError(

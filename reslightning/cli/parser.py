@@ -68,7 +68,8 @@ class CommandParser(jsonargparse.ArgumentParser):
             name = value[1] or value[2]
             kind = options(self)[name]
             allowed = WORDS.get(kind) or kind.__doc__
-            given = f"--{name}={last_value(self._words, name)}"
+            said = re.search(r"Got value: (.*)|invalid \w+ value: '(.*)'|: (\S+) does not conform", message)
+            given = f"--{name}={next(filter(None, said.groups()), '') if said else last_value(self._words, name)}"
             raise UserError(f"{given} is not allowed; allowed: {allowed}") from ex
         unknown = re.search(r"unrecognized arguments: (\S+)|invalid choice: '(.*?)'", message)
         known = [f"--{option}" for option in options(self)]

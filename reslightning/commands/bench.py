@@ -54,8 +54,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=50, help="train: measured steps of one measurement")
     parser.add_argument("--arch", default="resnet20", help="train: the network")
     args = parser.parse_args(argv[1:])
-    if min(args.rounds, args.steps, args.batch_size) < 1 or args.seconds <= 0:
-        parser.error("--rounds, --steps, --batch_size and --seconds must be above zero")
+    for name in ("rounds", "steps", "batch_size", "seconds"):
+        if not args[name] > 0:
+            parser.error(f"--{name}={args[name]} is not allowed; it must be above zero")
     if args.what == "data":
         bench_data(args)
     elif args.data != "CIFAR10":

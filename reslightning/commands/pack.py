@@ -28,7 +28,7 @@ from reslightning.data import decode
 from reslightning.data.registry import SPLITS
 from reslightning.data.sources import INDEX, Source
 from reslightning.errors import UserError
-from reslightning.files import whole, write_atomically
+from reslightning.files import check_folder, whole, write_atomically
 
 SHARD = 2e9  # bytes of the source that make a tar
 MOST = 64  # tars of a split
@@ -92,6 +92,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv[1:])
     if not args.source.exists():
         raise UserError(f"no such folder or tar: {args.source.absolute()}")
+    check_folder(args.dest)  # before the source is indexed
     resize = Resize(args.max_side, args.short_side, args.quality)
     source = Source(args.source, args.index_dir)
     print("".join(f"{line}\n" for line in source.notes()), end="")

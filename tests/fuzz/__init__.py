@@ -1,0 +1,1 @@
+"""Command lines that nobody wrote, and what must be true of each."""
