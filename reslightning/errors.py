@@ -44,7 +44,7 @@ PLACES = {
     errno.ENODEV: "Give a file: this is a device or a pipe.",
 }
 NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left on the device, or in the user's quota
 
 
 def meaning(error: Exception, words: Sequence[str]) -> UserError | None:

@@ -13,7 +13,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 import reslightning
-from reslightning.data.base import Loader, end_workers
+from reslightning.data.workers import Loader, end_workers
 from tests.guest import changed, state
 from tests.small import Thumbnails
 from tests.test_house import EVERY, imports

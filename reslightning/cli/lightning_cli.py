@@ -42,10 +42,11 @@ from reslightning.run.summary import Content, Fingerprint
 from reslightning.track.wandb_settings import Wandb
 from reslightning.train.bar import Bar
 from reslightning.train.callbacks import check_callbacks, keep_apart
+from reslightning.train.checks import check
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import result, wrapped
 from reslightning.train.recorder import AtomicCheckpointIO
-from reslightning.train.segment import Segment, check
+from reslightning.train.segment import Segment
 
 # Imported here: the parser takes a bare class name of what is imported only.
 DATA_SETS = {name: registry.load(name) for name in registry.DATA_SETS}

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reslightning.data import augmentations, decode
 from reslightning.data.base import FILE_CROP, DataModule
-from reslightning.data.imagenet import ImageFolder
+from reslightning.data.folder import ImageFolder
 from reslightning.data.memory import InMemory
 from reslightning.data.registry import load
 from reslightning.data.sampler import TrainSampler

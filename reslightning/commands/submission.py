@@ -31,8 +31,8 @@ from reslightning.files import write_atomically
 from reslightning.ranges import Range
 from reslightning.run.provenance import code_hash, snapshot
 
-# sbatch's variables whose names differ from their options'.
 SEGMENTS = Range("a whole number in [1, 1000]")
+# sbatch's variables whose names differ from their options'.
 _VARIABLES = {"TIMELIMIT": "time", "MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "ARRAY_INX": "array"}
 
 

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     from reslightning.cli.lightning_cli import CLI
     from reslightning.cli.quiet import quiet
     from reslightning.cluster.staging import release
-    from reslightning.data.base import end_workers
+    from reslightning.data.workers import end_workers
 
     before = set(os.environ)
     try:

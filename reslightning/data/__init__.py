@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from reslightning.data.cifar import CIFAR10 as CIFAR10
     from reslightning.data.cifar import CIFAR100 as CIFAR100
     from reslightning.data.digits import Digits as Digits
-    from reslightning.data.imagenet import ImageFolder as ImageFolder
+    from reslightning.data.folder import ImageFolder as ImageFolder
     from reslightning.data.imagenet import ImageNet as ImageNet
 
 __all__ = ["DataModule", *DATA_SETS]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
-import signal
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,51 +20,19 @@ from torch.utils.data import DataLoader
 
 from reslightning.cluster.staging import stage
 from reslightning.data import augmentations, autoaugment
+from reslightning.data.options import Checked, keep
 from reslightning.data.progress import started_by_lightning, training_position
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.workers import ignore_signals
 from reslightning.errors import UserError
-from reslightning.ranges import Range, check_names, check_values
+from reslightning.ranges import Range
 
 FRACTION, SPREAD = Range("fractions in [0, 1]"), Range("fractions in (0, 1]")
 SEED = Range("a whole number in [0, 4294967295]")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
-
-
-def keep(owner: object, given: dict[str, Any]) -> None:
-    """Make the arguments of a constructor, which are its locals, attributes of what it makes."""
-    vars(owner).update({name: value for name, value in given.items() if name not in ("self", "__class__", "options")})
-
-
-Made = TypeVar("Made")
-
-
-class Checked(type):
-    """Refuses options when a data module is made, those too that its class only passes on to its base."""
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The constructor's own signature, which ``__call__`` would hide."""
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
-
-    def __call__(cls: type[Made], *given: Any, **options: Any) -> Made:
-        """Make a data module of options that are known and of their types and ranges.
-
-        Raises:
-            UserError: one that is not.
-        """
-        named = dict(zip(list(inspect.signature(cls).parameters), given, strict=False)) | options
-        check_values(cls, named, "data")
-        try:
-            made = type.__call__(cls, *given, **options)
-        except TypeError:
-            check_names(cls, options, "data")  # what else may be wrong is the class's own
-            raise
-        made.check_options()
-        return made
 
 
 class DataModule(LightningDataModule, metaclass=Checked):
@@ -468,33 +432,3 @@ def prepare(data: DataModule) -> None:
             print(f"  {line}", flush=True)
     elif not data.download:
         data.stage()
-
-
-def ignore_signals(worker: int) -> None:
-    """Leave stopping to the main process: Slurm and Ctrl-C signal a loader's workers too."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(name, signal.SIG_IGN)
-
-
-class Loader(DataLoader[Any]):
-    """A loader whose workers are known, for the command line to end."""
-
-    workers: ClassVar[WeakSet[BaseProcess]] = WeakSet()
-
-    def __iter__(self) -> Any:
-        """Start an epoch's workers."""
-        iterator = super().__iter__()
-        self.workers.update(getattr(iterator, "_workers", ()))
-        return iterator
-
-
-def end_workers() -> None:
-    """Kill the workers of what ended early: they ignore the SIGTERM that Python would send and wait for."""
-    workers = list(Loader.workers)
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if workers else None  # torch's would raise for each
-    for worker in workers:
-        worker.kill()
-        worker.join()
-        Loader.workers.discard(worker)
-    if before:
-        signal.signal(signal.SIGCHLD, before)

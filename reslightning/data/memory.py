@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import augmentations
-from reslightning.data.base import CROP, CUTOUT, DataModule, Loader, keep
+from reslightning.data.base import CROP, CUTOUT, DataModule
+from reslightning.data.options import keep
 from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.twins import same_pixels, shared
+from reslightning.data.workers import Loader
 from reslightning.errors import UserError
 from reslightning.ranges import Range
 
@@ -68,7 +70,6 @@ class InMemory(DataModule):
         """Read the data once and divide it; later calls do nothing."""
         if self._images:
             return
-        self.check_options()
         self.stage()
         images, labels = self.load(train=True)
         test = self.load(train=False)

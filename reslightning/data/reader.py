@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +17,7 @@ from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 
 if TYPE_CHECKING:
-    from reslightning.data.imagenet import ImageFolder
-
-
-def start(init: Callable[[int], None] | None, worker: int) -> None:
-    """Begin a worker's life, one of those that share the CPUs."""
-    decode.use_one_thread()
-    if init:
-        init(worker)
+    from reslightning.data.folder import ImageFolder
 
 
 class Failed:

@@ -30,7 +30,7 @@ DATA_SETS = {
     "CIFAR10": DataSet("cifar", fetch="cifar10"),
     "CIFAR100": DataSet("cifar", fetch="cifar100"),
     "ImageNet": DataSet("imagenet"),
-    "ImageFolder": DataSet("imagenet"),
+    "ImageFolder": DataSet("folder"),
 }
 
 

@@ -54,11 +54,11 @@ def build_model(
 def load(run: str | Path) -> ImageClassifier:
     """Return a run's network as an evaluation would use it; see ``ImageClassifier.from_run``, which it calls.
 
-    Its ``class_names``, ``mean``, ``std`` and sizes say what it was trained for::
+    Its ``class_names``, ``mean``, ``std`` and sizes say what it was trained for; it normalises uint8 images itself::
 
         model = load("runs/RUN")
-        image = torch.from_numpy(array).permute(2, 0, 1) / 255  # of [height, width, 3], uint8, of model.image_size
-        logits = model(((image - model.mean[:, None, None]) / model.std[:, None, None])[None])
+        images = torch.from_numpy(array).permute(2, 0, 1)[None]  # of [height, width, 3], uint8, of model.image_size
+        logits = model(images)
         print(model.class_names[logits.argmax()])
 
     Args:

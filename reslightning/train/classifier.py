@@ -1,55 +1,35 @@
-"""The LightningModule: loss, exact metrics and optimizer wiring around a network; no layers."""
+"""The LightningModule: loss, sums over an epoch and optimizer wiring around a network; no layers."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reslightning.data import augmentations
-from reslightning.data.base import DataModule
-from reslightning.data.progress import batches_per_epoch, evaluates_everything
+from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import TrainingError, UserError
 from reslightning.models.architectures import Shortcut, Version
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights, read_checkpoint
 from reslightning.ranges import Range, check_names, check_values, plain
 from reslightning.run.record import evaluation_checkpoint, weights_file
-from reslightning.train.batches import check_images, unpack
+from reslightning.train.batches import unpack
 from reslightning.train.callbacks import check_monitors
+from reslightning.train.evaluator import Evaluator
 from reslightning.train.length import course, steps_per_epoch
-from reslightning.train.metrics import EvalMetrics, TrainMetrics, accumulator, check_labels, former
+from reslightning.train.metrics import TrainMetrics, check_labels, former
 from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values
 from reslightning.train.restored import seen
 
-# By which uint8 images are normalised where neither the data module nor a checkpoint says: ImageNet's.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-class _Ends(Callback):
-    """Ends the module's epochs before other callbacks look, which Lightning asks before the module."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.on_train_epoch_end()
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.on_validation_epoch_end()
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.on_test_epoch_end()
-
-
-class ImageClassifier(LightningModule):
+class ImageClassifier(Evaluator):
     """Trains and evaluates a residual network, or its plain counterpart, as an image classifier in any Trainer.
 
     Data may be a module of ``reslightning.data``, or any loader or LightningDataModule of (images, labels) or
@@ -86,15 +66,7 @@ class ImageClassifier(LightningModule):
     # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
     goes_on_from: int | None = None
     _samples_before = 0  # trained in the epochs before
-
-    recorded = False  # whether a Recorder writes down what is reported, a row an epoch
-    confusion: Tensor  # the last evaluation's confusion matrix [num_classes, num_classes], int64; rows are the labels
     factor: Factor = staticmethod(lambda step: 1.0)  # the schedule; a loader's length is known in training only
-    _said = False  # what is lost with other data than reslightning.data's
-    _bytes = False  # whether uint8 images came
-
-    # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
-    samples: Tensor | None = None
 
     # Of a run's network, see ``from_run``.
     class_names: list[str] | None = None
@@ -122,11 +94,11 @@ class ImageClassifier(LightningModule):
         channels_last: bool = False,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__()
+        super().__init__(num_classes)
         check_values(ImageClassifier, given, "model")
         if new_head and weights is None:
             raise UserError("model.new_head needs model.weights to take the rest from")
-        self.arch, self.num_classes = arch, num_classes
+        self.arch = arch
         self.optim, self.schedule = options(Optim, optim), options(Schedule, schedule)
         # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
         kept = plain(given | {"optim": asdict(self.optim), "schedule": asdict(self.schedule)})
@@ -138,13 +110,8 @@ class ImageClassifier(LightningModule):
         self._frozen = self._freeze(frozen_stages or 0)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
-        # The epoch's metrics by name, in full precision, for whoever writes them down.
-        self.metrics: dict[str, float] = {}
         self._stepped: dict[str, float] = {}  # the optimizer's values at its last step
         self.train_metrics = TrainMetrics(num_classes)
-        self.mean, self.std = torch.tensor(MEAN), torch.tensor(STD)
-        self._samples: list[Tensor] = []
-        self._open: set[str] = set()  # epochs that are to be ended, which ``_Ends`` may have done
 
     @classmethod
     def from_run(cls, run: str | Path) -> Self:
@@ -202,41 +169,15 @@ class ImageClassifier(LightningModule):
         return [] if decay is None else [EMAWeightAveraging(decay=decay)]
 
     def setup(self, stage: str) -> None:
-        """Compile the network in place, so that parameter names stay, and look at whose data and callbacks they are."""
+        """Compile the network in place, so that parameter names stay, and begin a training's counts."""
         if self.hparams["compile"]:
             self.model.compile()
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if stage == "fit":
-            check_monitors(callbacks, self.num_classes)
+            check_monitors(self.trainer.callbacks, self.num_classes)  # type: ignore[attr-defined]
             # What a training before left, broken off or not, is none of this one's; a checkpoint's comes behind this.
             self.train_metrics.reset()
             self._samples_before, self._stepped = 0, {}
-        if not any(isinstance(callback, _Ends) for callback in callbacks):
-            callbacks.insert(0, _Ends())
-        if self._normalises():
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.mean, self.std = torch.as_tensor(data.mean), torch.as_tensor(data.std)
-        if self._data is None and not self._said:
-            self._said = True
-            rank_zero_info(
-                "ImageClassifier: the data is no module of reslightning.data, so that a training which goes on within "
-                "an epoch sees some samples again and others not, and with several processes an evaluation may count "
-                "some samples twice"
-            )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W], normalised floats or uint8, to logits [B, num_classes]."""
-        check_images(images)
-        if images.dtype == torch.uint8:
-            self._bytes = True
-            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-            images = augmentations.normalize(images, self.mean, self.std)
-        images = images.to(self.dtype)
-        if self.hparams["channels_last"]:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.model(images)
-
-    # -- training ------------------------------------------------------------------------------
+        super().setup(stage)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and the schedule updated at every step."""
@@ -379,137 +320,7 @@ class ImageClassifier(LightningModule):
             states = checkpoint["callbacks"].items()
             checkpoint["callbacks"] = {key: state for key, state in states if "latest_update_step" in state}
 
-    # -- evaluation ----------------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        """Start the sums anew."""
-        self._start_evaluation("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start the sums anew."""
-        self._start_evaluation("test")
-
-    def _start_evaluation(self, split: str) -> None:
-        self._open.add(split)
-        self._eval_metrics = EvalMetrics(self.num_classes).to(self.device)  # here: of many classes it is large
-        self._samples = []
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the sums."""
-        self._evaluate(batch, batch_idx)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the sums."""
-        self._evaluate(batch, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Turn the sums over all processes into metrics."""
-        self._finish_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Turn the sums over all processes into metrics."""
-        self._finish_evaluation("test")
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Return probabilities [B, num_classes], with labels [B] and indices [B] where the loader gives them."""
-        if isinstance(batch, Tensor):
-            return {"probability": self.evaluated(batch).softmax(1)}
-        images, labels, indices = unpack(batch, self.num_classes)
-        found = {} if indices is None else {"index": indices}
-        return found | {"label": labels, "probability": self.evaluated(images).softmax(1)}
-
-    def _evaluate(self, batch: Any, batch_idx: int) -> None:
-        self._require_trainer()
-        images, labels, indices = unpack(batch, self.num_classes)
-        logits = self.evaluated(images)
-        losses = F.cross_entropy(logits, labels.clamp(0, self.num_classes - 1), reduction="none")
-        self._eval_metrics.update(logits, labels, losses)
-        if self.device.type == "cpu" or batch_idx == 0:
-            self._eval_metrics.check_labels()
-        if self._keeps_samples and indices is not None:
-            guesses = logits.argmax(1)
-            confidence = logits.softmax(1).gather(1, guesses[:, None])[:, 0]
-            self._samples.append(torch.stack([indices, labels, guesses, confidence, losses], 1))
-
-    @property
-    def _keeps_samples(self) -> bool:
-        """Whether this is a training's validation, which may turn out to be the last, on images to be found again."""
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        return fitting and self._data is not None and evaluates_everything(self.trainer)
-
-    def gather_samples(self) -> None:
-        """Bring the last validation's samples of all processes, which may have one more or less, to the first one."""
-        if not self._keeps_samples:
-            return
-        mine = torch.cat([torch.empty(0, 5, device=self.device), *self._samples]).double().cpu()
-        parts = [mine]
-        if self.trainer.world_size > 1:
-            parts = [mine] * self.trainer.world_size
-            dist.all_gather_object(parts, mine)
-        everything = torch.cat(parts)
-        self.samples, self._samples = everything[everything[:, 0].argsort()], []
-
-    def evaluated(self, images: Tensor) -> Tensor:
-        """Map normalised images [B, 3, H, W] to the logits [B, num_classes] that an evaluation counts, float32."""
-        logits = self(images).float()
-        return (logits + self(images.flip(-1)).float()) / 2 if self.hparams["test_flip"] else logits
-
-    def protocol(self, data: DataModule) -> str:
-        """Return how images are evaluated, in a word: the data's part of it, and flip."""
-        return data.protocol + ("-flip" if self.hparams["test_flip"] else "")
-
-    def _finish_evaluation(self, split: Literal["val", "test"]) -> None:
-        if split not in self._open:
-            return
-        self._open.remove(split)
-        found, self.confusion = self._eval_metrics.compute()
-        if self.trainer.sanity_checking:
-            return
-        count, data = found["n_samples"], self._data
-        if data is not None and evaluates_everything(self.trainer) and count != (expected := data.n_samples(split)):
-            raise TrainingError(f"the {split} part has {expected} samples, but {count} were evaluated")
-        self._report({f"{split}/{name}": value for name, value in found.items()})
-
-    # -- both ----------------------------------------------------------------------------------
-
-    def _report(self, metrics: dict[str, float]) -> None:
-        self.metrics.update(metrics)
-        # Of a Python float Lightning makes a float32, and it would divide a mean; of one value the largest is itself.
-        kind = accumulator(self.device)
-        values = {name: torch.tensor(value, dtype=kind, device=self.device) for name, value in metrics.items()}
-        logged = False if self.recorded else None  # None: every logger there is, and what validate and test return
-        # Every process has the sum over all. With sync_dist whoever looks first would wait for the others to look, and
-        # a process that draws a bar looks more often.
-        self.log_dict(values, logger=logged, reduce_fx="max")
-
-    @property
-    def attached(self) -> bool:
-        """Whether a Trainer runs this module, which ``load_from_checkpoint`` does without."""
-        try:
-            return self.trainer is not None
-        except RuntimeError:
-            return False
-
-    def _require_trainer(self) -> Trainer:
-        if not self.attached:
-            raise UserError(
-                "this ImageClassifier is in no Trainer, which knows the epoch and its steps\nUse trainer.fit(model, "
-                "loader), or trainer.validate, test or predict; for logits alone call model(images)."
-            )
-        return self.trainer
-
     def _gather(self, value: Tensor) -> Tensor:
         gathered = self.all_gather(value.to(self.trainer.strategy.root_device))
         assert isinstance(gathered, Tensor)
         return gathered
-
-    @property
-    def _data(self) -> DataModule | None:
-        """The data module, where it is one of reslightning.data."""
-        data = getattr(self.trainer, "datamodule", None)
-        return data if isinstance(data, DataModule) else None
-
-    def _normalises(self) -> bool:
-        """Whether the data module, anybody's, says by what its images are normalised."""
-        data = getattr(self.trainer, "datamodule", None)
-        return all(getattr(data, name, None) is not None for name in ("mean", "std"))

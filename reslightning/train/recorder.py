@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from reslightning.data.progress import ends, validate_now
-from reslightning.errors import TrainingError
+from reslightning.errors import FULL, TrainingError
 from reslightning.files import whole
 from reslightning.run.directory import Run
 from reslightning.run.summary import error_percent
@@ -23,8 +22,6 @@ from reslightning.train.callbacks import why_stopped
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import wrapped
 from reslightning.train.throughput import Throughput
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left on the device, or in the user's quota
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -14,10 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cluster.allocation import job_id, restarts
 from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRESS, begun, requeue, running
-from reslightning.data.base import DataModule, prepare
-from reslightning.data.progress import batches_per_epoch, finished_epochs, lost_process, started_by_lightning
+from reslightning.data.base import DataModule
+from reslightning.data.progress import finished_epochs, lost_process, started_by_lightning
 from reslightning.data.registry import SPLITS
-from reslightning.errors import SIGNALS, LostProcessError, Stopped, TrainingError, UserError
+from reslightning.errors import FULL, SIGNALS, LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
 from reslightning.models.weights import check_fit, read_checkpoint
 from reslightning.run.directory import Run
@@ -27,11 +27,12 @@ from reslightning.run.summary import Fingerprint, Summary
 from reslightning.track.metrics_csv import MetricsCSV
 from reslightning.track.wandb_logger import SafeWandbLogger, start_wandb, wandb_config, wandb_summary
 from reslightning.track.wandb_settings import Wandb
+from reslightning.train.checks import check
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import describe, result, run_cost, verdict, wrapped
 from reslightning.train.optim import OPTIMIZERS, check_state
 from reslightning.train.preemption import Preemption
-from reslightning.train.recorder import FULL, Recorder
+from reslightning.train.recorder import Recorder
 from reslightning.train.throughput import Throughput
 
 
@@ -277,37 +278,6 @@ class Segment:
                 self.run.update()
         except OSError as error:
             print(f"summary.json could not be written ({error.strerror}) and does not say {status!r}", file=sys.stderr)
-
-
-def check(data: DataModule, trainer: Trainer) -> None:
-    """Refuse what cannot be trained, before anything is written."""
-    data.check_options()
-    data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
-    prepare(data)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        if not data.n_samples("train"):
-            raise UserError(
-                f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
-            )
-        data.check_training()
-        if not batches_per_epoch(trainer, data.steps_per_epoch * trainer.accumulate_grad_batches):
-            raise UserError(
-                f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
-                "none to train; 1 is one batch, 1.0 all of them"
-            )
-        data.check_evaluation("val", trainer.world_size)
-        _check_validation(data, trainer)
-
-
-def _check_validation(data: DataModule, trainer: Trainer) -> None:
-    option = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else "limit_val_batches"
-    limit: float = getattr(trainer, option)
-    images = data.n_samples("val") // trainer.world_size
-    batches = -(-images // data.evaluation_batch_size(trainer.world_size, trainer.accumulate_grad_batches))
-    if isinstance(limit, float) and batches * limit < 1:
-        raise UserError(
-            f"trainer.{option}={limit} of {batches} batches leaves none to validate on; 1 is one batch, 1.0 all of them"
-        )
 
 
 def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) -> Summary:

@@ -1,0 +1,40 @@
+"""What cannot be trained, refused before anything is written."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from reslightning.data.base import DataModule, prepare
+from reslightning.data.progress import batches_per_epoch
+from reslightning.errors import UserError
+
+
+def check(data: DataModule, trainer: Trainer) -> None:
+    """Refuse what cannot be trained, before anything is written."""
+    data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
+    prepare(data)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if not data.n_samples("train"):
+            raise UserError(
+                f"{type(data).__name__} has no training images at {data.root.absolute()}: nothing to train on"
+            )
+        data.check_training()
+        if not batches_per_epoch(trainer, data.steps_per_epoch * trainer.accumulate_grad_batches):
+            raise UserError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
+                "none to train; 1 is one batch, 1.0 all of them"
+            )
+        data.check_evaluation("val", trainer.world_size)
+        _check_validation(data, trainer)
+
+
+def _check_validation(data: DataModule, trainer: Trainer) -> None:
+    option = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else "limit_val_batches"
+    limit: float = getattr(trainer, option)
+    images = data.n_samples("val") // trainer.world_size
+    batches = -(-images // data.evaluation_batch_size(trainer.world_size, trainer.accumulate_grad_batches))
+    if isinstance(limit, float) and batches * limit < 1:
+        raise UserError(
+            f"trainer.{option}={limit} of {batches} batches leaves none to validate on; 1 is one batch, 1.0 all of them"
+        )
