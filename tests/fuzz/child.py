@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,16 @@ def prepare(folder: Path) -> Path:
     return scene
 
 
-def run(case: Case, scene: Path, folder: Path, *, process: bool = False) -> Ended:
-    """Run a case over a copy of the scene, in a forked child or as a process of its own."""
+def run(
+    case: Case,
+    scene: Path,
+    folder: Path,
+    *,
+    process: bool = False,
+    seconds: float = SECONDS,
+    plant: Callable[[], None] = lambda: None,
+) -> Ended:
+    """Run a case over a copy of the scene, in a forked child, with a fault perhaps, or as a process of its own."""
     work, home = folder / "work", folder / "home"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(scene, work, symlinks=True)
@@ -84,8 +93,9 @@ def run(case: Case, scene: Path, folder: Path, *, process: bool = False) -> Ende
     before = contents(work)
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         if not (number := os.fork()):
+            plant()
             child(case, work, environ, out.fileno(), err.fileno(), process=process)
-    status = wait(number)
+    status = wait(number, seconds)
     texts = [(folder / name).read_bytes().decode(errors="replace") for name in ("out", "err")]
     return Ended(status, texts[0], texts[1], work, before, contents(work))
 
@@ -125,9 +135,9 @@ def child(case: Case, work: Path, environ: dict[str, str], out: int, err: int, *
         os._exit(status)
 
 
-def wait(number: int) -> int | None:
+def wait(number: int, seconds: float) -> int | None:
     """Return a child's status, None if its time ran out; what it started ends with it."""
-    deadline, status = time.monotonic() + SECONDS, None
+    deadline, status = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
         done, state = os.waitpid(number, os.WNOHANG)
         if done:

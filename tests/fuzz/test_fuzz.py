@@ -5,7 +5,10 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,42 +17,47 @@ from reslightning.__main__ import COMMANDS
 from reslightning.commands import compare, models
 from reslightning.errors import UserError
 from reslightning.train.optim import OPTIMIZERS
-from tests.fuzz import child
 from tests.fuzz.cases import SHORT, SMALL, Case, case, typed
 from tests.fuzz.child import prepare, run
+from tests.fuzz.server import Server
 from tests.fuzz.verdict import check, verdict
 
 SEED = int(os.environ.get("FUZZ_SEED", "13"))
 FIT = f"fit {SMALL} {SHORT['fit']}"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the child starts no thread's work anew
+
+@pytest.fixture(scope="module")
+def server():
+    made = Server()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("fuzz"))
+def scene(server, tmp_path_factory):
+    return server(prepare, tmp_path_factory.mktemp("fuzz"))
 
 
-def assert_right(numbers: range, scene: Path, folder: Path, **options: bool) -> None:
+def assert_right(server: Server, numbers: range, scene: Path, folder: Path, **options: bool) -> None:
     """Assert that cases end as they should; what does not is shown by seed and number, and as a command line."""
     print(f"seed {SEED}")
-    found = list(check(SEED, numbers, scene, folder, **options))
+    found = server(check, SEED, numbers, scene, folder, **options)
     wrong = [f"seed {SEED} case {number}: {line}\n{drawn}" for number, drawn, lines in found for line in lines]
     assert not wrong, "\n\n".join(wrong)
 
 
-def test_drawn_cases_end_as_they_should(scene, tmp_path):
-    assert_right(range(30), scene, tmp_path)
+def test_drawn_cases_end_as_they_should(server, scene, tmp_path):
+    assert_right(server, range(30), scene, tmp_path)
 
 
 @pytest.mark.slow
-def test_300_cases_end_as_they_should(scene, tmp_path):
-    assert_right(range(30, 330), scene, tmp_path)
+def test_300_cases_end_as_they_should(server, scene, tmp_path):
+    assert_right(server, range(30, 330), scene, tmp_path)
 
 
 @pytest.mark.slow
-def test_100_processes_end_as_they_should(scene, tmp_path):
-    assert_right(range(330, 430), scene, tmp_path, process=True)
+def test_100_processes_end_as_they_should(server, scene, tmp_path):
+    assert_right(server, range(330, 430), scene, tmp_path, process=True)
 
 
 def test_every_command_and_option_is_drawn_the_same_each_time():
@@ -66,10 +74,12 @@ def test_every_command_and_option_is_drawn_the_same_each_time():
     assert words >= {"-c", "-cmine.yaml", "-c=mine.yaml", "--config", "--config=mine.yaml"}
 
 
-def judged(line: str, scene: Path, folder: Path, given: list[tuple[str, str]] | None = None) -> str:
+def judged(
+    server: Server, line: str, scene: Path, folder: Path, given: list[tuple[str, str]] | None = None, **options: Any
+) -> str:
     """Return what is wrong with how a command line ended."""
     one = Case(shlex.split(line), given or [])
-    return "\n".join(verdict(one, run(one, scene, folder)))
+    return "\n".join(verdict(one, server(run, one, scene, folder, **options)))
 
 
 def crash() -> None:
@@ -101,44 +111,54 @@ FAULTS = [
     (spoil, "changed text.txt"),
     (say_nothing, "the message names nothing that was given"),
     (say_twice, "not one message"),
-    (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended with status -11"),
-    (lambda: os._exit(3), "ended with status 3"),
-    (lambda: time.sleep(30), "did not end within"),
+    (partial(os.kill, 0, signal.SIGSEGV), "ended with status -11"),
+    (partial(os._exit, 3), "ended with status 3"),
+    (partial(time.sleep, 30), "did not end within"),
 ]
 
 
+def plant(fault: Callable[[], None]) -> None:
+    models.main = lambda argv: fault()
+
+
 @pytest.mark.parametrize(("fault", "seen"), FAULTS)
-def test_a_planted_fault_is_seen(scene, tmp_path, monkeypatch, fault, seen):
-    monkeypatch.setattr(child, "SECONDS", 2.0)
-    monkeypatch.setattr(models, "main", lambda argv: fault())
-    assert judged("models resnet9", scene, tmp_path, [("", "resnet9")]).startswith(seen)
+def test_a_planted_fault_is_seen(server, scene, tmp_path, fault, seen):
+    given, planted = [("", "resnet9")], partial(plant, fault)
+    assert judged(server, "models resnet9", scene, tmp_path, given, seconds=2.0, plant=planted).startswith(seen)
 
 
-def test_a_fault_is_seen_by_cases_that_are_drawn(scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "main", lambda argv: crash())
+def test_a_fault_is_seen_by_cases_that_are_drawn(server, scene, tmp_path):
     number = next(number for number in range(1000) if case(SEED, number).words[0] == "models")
-    (_, _, wrong), *_ = check(SEED, range(number, number + 1), scene, tmp_path)
+    planted = partial(plant, crash)
+    (_, _, wrong), *_ = server(check, SEED, range(number, number + 1), scene, tmp_path, plant=planted)
     assert "ZeroDivisionError" in wrong[0]
 
 
-def test_an_option_that_the_optimizer_does_not_get_is_seen(scene, tmp_path, monkeypatch):
+def forget_momentum() -> None:
+    OPTIMIZERS["sgd"] = OPTIMIZERS["sgd"]._replace(make=lambda groups, optim: torch.optim.SGD(groups))
+
+
+def test_an_option_that_the_optimizer_does_not_get_is_seen(server, scene, tmp_path):
     line, given = f"{FIT} --model.optim.momentum 0.5", [("model.optim.momentum", "0.5")]
-    assert judged(line, scene, tmp_path / "used", given) == ""
-    forgetful = OPTIMIZERS["sgd"]._replace(make=lambda groups, optim: torch.optim.SGD(groups))
-    monkeypatch.setitem(OPTIMIZERS, "sgd", forgetful)
-    assert "momentum=0.5 is 0 in the optimizer" in judged(line, scene, tmp_path / "unused", given)
+    assert judged(server, line, scene, tmp_path / "used", given) == ""
+    wrong = judged(server, line, scene, tmp_path / "unused", given, plant=forget_momentum)
+    assert "momentum=0.5 is 0 in the optimizer" in wrong
 
 
-def test_an_option_that_is_missing_in_the_configuration_is_seen(scene, tmp_path):
+def test_an_option_that_is_missing_in_the_configuration_is_seen(server, scene, tmp_path):
     line, given = f"fit {SMALL} --print_config", [("trainer.min_epochs", "3")]
-    assert judged(line, scene, tmp_path, given) == "trainer.min_epochs=3 is 'None'"
+    assert judged(server, line, scene, tmp_path, given) == "trainer.min_epochs=3 is 'None'"
 
 
-def test_a_file_that_is_not_written_is_seen(scene, tmp_path, monkeypatch):
+def draw_nothing() -> None:
+    compare.plot = lambda *_, **__: None
+
+
+def test_a_file_that_is_not_written_is_seen(server, scene, tmp_path):
     line, given = "compare run --plot x.svg", [("plot", "x.svg")]
-    assert judged(line, scene, tmp_path / "used", given) == ""
-    monkeypatch.setattr(compare, "plot", lambda *_, **__: None)
-    assert judged(line, scene, tmp_path / "unused", given) == "plot=x.svg was not written"
+    assert judged(server, line, scene, tmp_path / "used", given) == ""
+    wrong = judged(server, line, scene, tmp_path / "unused", given, plant=draw_nothing)
+    assert wrong == "plot=x.svg was not written"
 
 
 LOST = "would not count beside"
@@ -170,9 +190,9 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("options", "config", "said"), KEPT)
-def test_what_failed_once_does_not_again(scene, tmp_path, options, config, said):
+def test_what_failed_once_does_not_again(server, scene, tmp_path, options, config, said):
     one = Case(["fit", *shlex.split(options)], files={"mine.yaml": config})
-    ended = run(one, scene, tmp_path)
+    ended = server(run, one, scene, tmp_path)
     assert (ended.status, ended.before) == (2, ended.after), ended.err
     assert said in ended.err
 
@@ -192,15 +212,15 @@ def test_the_value_that_is_refused_is_named_not_a_later_one(cli, line, said):
 
 
 @pytest.mark.parametrize("nodes", ["2", "9223372036854775808"])
-def test_predict_does_not_wait_for_nodes_that_nothing_starts(scene, tmp_path, nodes):
-    ended = run(Case(shlex.split(f"predict --run_dir run --trainer.num_nodes {nodes}")), scene, tmp_path)
+def test_predict_does_not_wait_for_nodes_that_nothing_starts(server, scene, tmp_path, nodes):
+    ended = server(run, Case(shlex.split(f"predict --run_dir run --trainer.num_nodes {nodes}")), scene, tmp_path)
     assert (ended.status, ended.before) == (2, ended.after), ended.err
     assert f"trainer.num_nodes={nodes}, but this is no Slurm job" in ended.err
 
 
 @pytest.mark.parametrize("place", ["text.txt", "loop"])
-def test_a_source_is_not_indexed_where_its_tars_cannot_lie(scene, tmp_path, place):
-    ended = run(Case(["pack", "images", place]), scene, tmp_path)
+def test_a_source_is_not_indexed_where_its_tars_cannot_lie(server, scene, tmp_path, place):
+    ended = server(run, Case(["pack", "images", place]), scene, tmp_path)
     assert (ended.status, ended.before) == (2, ended.after), ended.err
     assert place in ended.err
 

@@ -167,12 +167,12 @@ def trained(run: Path, last: dict[str, str]) -> Iterator[str]:
 
 
 def check(
-    seed: int, numbers: range, scene: Path, folder: Path, *, process: bool = False
+    seed: int, numbers: range, scene: Path, folder: Path, **options: Any
 ) -> Iterator[tuple[int, Case, list[str]]]:
     """Yield number, case and what is wrong with it."""
     for number in numbers:
         drawn, place = case(seed, number), folder / str(number)
-        yield number, drawn, list(verdict(drawn, run(drawn, scene, place, process=process)))
+        yield number, drawn, list(verdict(drawn, run(drawn, scene, place, **options)))
         shutil.rmtree(place)
 
 
