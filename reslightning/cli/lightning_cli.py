@@ -68,6 +68,7 @@ class CLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` with one configuration and one run directory."""
 
     def __init__(self, argv: Sequence[str]) -> None:
+        self.subcommand = argv[0]
         self.run: Run | None = None
         self.segment: Segment | None = None
         self.fingerprint: Fingerprint | None = None
@@ -94,6 +95,11 @@ class CLI(LightningCLI):
 
     # -- options ---------------------------------------------------------------------------------
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the command that is given alone: each one's parser takes a while to build."""
+        command = str(self.subcommand)
+        return {command: LightningCLI.subcommands()[command]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that are neither Lightning's, the model's nor the data's."""
         parser.add_class_arguments(Wandb, "wandb")
@@ -112,12 +118,13 @@ class CLI(LightningCLI):
         """Parse the first of a command line's readings that means the run directory it names."""
         readings: list[tuple[Any, list[str]]] = []
         for reading in args:
-            self.subcommand = reading[0]
             refuse_linked(reading[1:])
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
-                raise UserError(explain(str(error), self._subcommand_parsers[self.subcommand], DATA_SETS)) from error
+                raise UserError(
+                    explain(str(error), self._subcommand_parsers[str(self.subcommand)], DATA_SETS)
+                ) from error
             readings.append((self.config, reading[1:]))
             if len(args) == 1 or belongs_to(self._options.run_dir, yaml.safe_load(self._text())):
                 break
