@@ -52,6 +52,7 @@ class Range:
         )
 
 
+SEED = Range("a whole number in [0, 4294967295]")
 HIDDEN = ("self", "cls")
 
 
@@ -91,15 +92,18 @@ def check_values(owner: Callable[..., Any], values: Mapping[str, Any], group: st
         group: what the options' names begin with on the command line: data, model.optim; may be empty.
     """
     for name, hint in parameters(owner, ranges=True).items():
-        if name not in values:
-            continue
-        value, option = values[name], f"{group}.{name}".lstrip(".")
-        if not _has(hint, value):
-            near = near_misses(value, literals(hint)) if isinstance(value, str) else ""
-            raise UserError(f"{option}={reprlib.repr(value)} is not allowed{near}\nallowed: {allowed(hint)}")
-        for span in _ranges(hint):
-            if value is not None and value not in span:
-                raise UserError(f"{option}={value} is out of range; allowed: {span.words}")
+        if name in values:
+            check_value(f"{group}.{name}".lstrip("."), hint, values[name], reprlib.repr(values[name]))
+
+
+def check_value(option: str, hint: Any, value: Any, given: str) -> None:
+    """Raise UserError for a value, given in these words, that an option's type does not have, or its range."""
+    if not _has(hint, value):
+        near = near_misses(value, literals(hint)) if isinstance(value, str) else ""
+        raise UserError(f"{option}={given} is not allowed{near}\nallowed: {allowed(hint)}")
+    for span in _ranges(hint):
+        if value is not None and value not in span:
+            raise UserError(f"{option}={value} is out of range; allowed: {span.words}")
 
 
 def check_names(owner: Callable[..., Any], names: Iterable[str], group: str) -> None:

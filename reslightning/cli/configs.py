@@ -15,6 +15,9 @@ from reslightning.data.registry import default_config
 from reslightning.errors import UserError, near_misses
 from reslightning.run import layout
 
+GROUPS = ("data", "model", "trainer", "wandb", "model.optim", "model.schedule")
+OF_A_FILE = ("data", "model.optim", "model.schedule")  # or of a class path
+
 
 class Loader(yaml.SafeLoader):
     """YAML that means what it says: no key is given twice, and no number reads as another, 1:30 as 90 or 010 as 8."""
@@ -33,11 +36,12 @@ class Loader(yaml.SafeLoader):
         """Return a mapping whose keys are all different."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a list or mapping is no name", key.start_mark)
             if key.value in lines and not key.tag.endswith(":merge"):
                 first = f"{key.value!r} is given twice, first in line {lines[key.value]}; leave one of them"
                 raise yaml.constructor.ConstructorError(None, None, first, key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = key.start_mark.line + 1
+            lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
     def number(self, node: yaml.ScalarNode) -> int | float:
@@ -194,11 +198,12 @@ def load_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read the config {path}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no options: expected YAML like `model: {{arch: resnet20}}`")
-    for group in ("data", "model", "trainer", "wandb"):
-        if not isinstance(content.get(group, {}), dict if group != "data" else dict | str):
-            given = "null" if content[group] is None else repr(content[group])
-            raise UserError(f"{path}: {group} is {given}; expected a mapping of its options, or nothing of it")
-    names = sorted(_dotted(content))
+    options = list(_dotted(content))
+    for name, value in options:
+        if name in GROUPS and value != {} and not (isinstance(value, str) and name in OF_A_FILE):
+            given = "null" if value is None else repr(value)
+            raise UserError(f"{path}: {name} is {given}; expected a mapping of its options, or nothing of it")
+    names = sorted(name for name, _ in options)
     if twice := next((name for name, following in itertools.pairwise(names) if name == following), None):
         raise UserError(f"{path}: {twice} is given twice, nested and with dots; leave one of them")
     if lost := next(_lost(content), None):
@@ -219,9 +224,9 @@ def _lost(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _lost(value, f"{prefix}{key}.")
 
 
-def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _dotted(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
         if isinstance(value, dict) and value:
             yield from _dotted(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", value

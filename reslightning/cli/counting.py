@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from reslightning.cli.configs import Loader, load_config
+from reslightning.cli.configs import GROUPS, Loader, load_config
+from reslightning.cli.declared import TRAINING
 from reslightning.cli.options import LINKED
 from reslightning.data import registry
-from reslightning.data.base import SEED
 from reslightning.errors import UserError
-from reslightning.ranges import Range
+from reslightning.ranges import SEED, Range, check_value
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
 
@@ -30,15 +30,6 @@ NOT_SUPPORTED = (
     ),
     ("val_check_interval", ("None", "1.0"), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
 )
-# What the Trainer would take, and no training can be.
-TRAINING = {
-    "max_epochs": Range("epochs, 1 or more"),
-    "min_epochs": Range("epochs, 0 or more"),
-    "check_val_every_n_epoch": Range("epochs, 1 or more"),
-    "accumulate_grad_batches": Range("1 or more"),
-    "gradient_clip_val": Range("0 or more"),
-    "overfit_batches": Range("batches, or a fraction: 0 or more"),
-}
 BATCHES = Range("a positive number of batches, or a fraction of them")
 # Which batches a command may be limited in, but not do without.
 LIMITS = {
@@ -47,8 +38,7 @@ LIMITS = {
     "test": ("limit_test_batches",),
     "predict": ("limit_predict_batches",),
 }
-NEEDED = ("max_epochs", "check_val_every_n_epoch")
-GROUPS = ("data", "model", "trainer", "model.optim", "model.schedule")
+NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
 
 class Given(NamedTuple):
@@ -93,20 +83,25 @@ def refuse_linked(words: Sequence[str]) -> None:
                 raise UserError(f"{key}={value} would not count: {LINKED[key]}")
 
 
-def refuse(command: str, words: Sequence[str], options: Any) -> None:
+def refuse(command: str, words: Sequence[str], options: Any, types: Mapping[str, Any]) -> None:
     """Raise UserError for what is given and would not count.
 
     Args:
         command: fit, validate, test or predict.
         words: the reading of the command line.
         options: what the parser makes of it.
+        types: every option's.
     """
     given = list(given_options(words))
     for option in given:
+        if option.value is None:  # the parser lets a config's null pass, whatever the type
+            check_value(option.key, types.get(option.key, Any), None, "null")
         _refuse_disguise(option, options)
     _refuse_trainer(command, options)
     if options.seed_everything not in SEED:
         raise UserError(f"seed_everything={options.seed_everything} is out of range; allowed: {SEED.words}")
+    if not isinstance(options.fresh, bool):
+        raise UserError(f"fresh={options.fresh} is not allowed\nallowed: true or false")
     for name, only in (("output", "predict"), ("fresh", "fit")):
         if options.get(name) and command != only:
             raise UserError(f"--{name} means nothing to {command}; it is an option of {only}")

@@ -6,12 +6,14 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from reslightning.cli.parser import options
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.ranges import allowed, literals, parameters
+
+PYTHON = {"None": "null", "True": "true", "False": "false"}  # as a config spells them
 
 
 def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
@@ -22,38 +24,74 @@ def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
         parser: the subcommand's parser, for its options and their types.
         data_sets: the package's data modules by class name.
     """
-    types = option_types(parser, [*data_sets.values(), *registry.outside()])
-    unknown = re.search(r"unrecognized arguments: (\S+)", message)
-    if unknown:
-        return _unknown_option(unknown[1].partition("=")[0].lstrip("-"), types)
-    data = re.search(r'Parser key "data":.*(?:import path string: |Given value: )(\w[\w.]*)\s*$', message, re.DOTALL)
-    if data and "not accepted" not in message:
-        return f"unknown data set {data[1]!r}{near_misses(data[1], data_sets)}\nallowed: {', '.join(data_sets)}"
-    refused = re.search(r"(?:(?:Group '([^']+)' |Subcommand '\w+' )?does not accept option|Option) '([^']+)'", message)
-    keys = [key.removeprefix("init_args.") for key in re.findall(r'Parser key "([^"]+)"', message)]
-    if refused and refused[2] not in types:  # which a file in the place of a class may hold
-        groups = {option.partition(".")[0] for option in types}
-        parents = [] if refused[2].partition(".")[0] in groups else [refused[1]] if refused[1] else keys
-        name = ".".join([*parents, refused[2]]).replace(".init_args", "")
-        having = [one for one, cls in data_sets.items() if name.removeprefix("data.") in parameters(cls)]
-        if name.startswith("data.") and having:
-            return f"{name} is no option of this data set\nSay which is meant: --data {', '.join(having)}"
-        return _unknown_option(name, types)
-    value = re.findall(r"(?:Got|Given) value: ?(.*)", message)
-    if missing := _missing(message):
-        return missing
-    if keys and value:
-        key = next((k for k in (".".join(keys), keys[-1]) if k in types), ".".join(keys))
-        if key == "data.seed":  # the command line links it
-            key, types["seed_everything"] = "seed_everything", int
-        whole = value[0 if "Got value" in message else -1].strip()
-        given = re.sub(r"^NestedArg\(key='.*?', val='?(.*?)'?\)$", r"\1", whole)
-        near = near_misses(given, literals(types.get(key)))
-        return f"{key}={given} is not allowed{near}\nallowed: {allowed(types.get(key))}"
-    if group := re.search(r"""Parser key "([\w.]+)":.*Unable to load config '([^{']*)'""", message, re.DOTALL):
-        return f"{group[1]}={group[2]} is not allowed\nallowed: a mapping of its options, or a file of them"
+    types = option_types(parser, data_sets.values())
+    for reading in (_of_words, _of_data_set, _of_name, _of_package, _of_value, _of_group):
+        if meant := reading(message, types, data_sets):
+            return meant
     said = " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
     return re.sub(r'Parser key "([\w.]+)":', r"\1:", said)
+
+
+Types: TypeAlias = Mapping[str, Any]
+DataSets: TypeAlias = Mapping[str, type]
+
+
+def _of_words(message: str, types: Types, data_sets: DataSets) -> str | None:
+    if unknown := re.search(r"unrecognized arguments: (\S+)", message):
+        return _unknown_option(unknown[1].partition("=")[0].lstrip("-"), types)
+    if flag := re.search(r"argument --(\w+): ignored explicit argument '(.*)'", message):
+        return f"--{flag[1]}={flag[2]} is not allowed\nallowed: --{flag[1]}, without a value"
+    return None
+
+
+def _of_data_set(message: str, types: Types, data_sets: DataSets) -> str | None:
+    if re.search(r"arguments are required: \w+\.data$", message):
+        return f"no data set is left: it is given as null\nallowed: {', '.join(data_sets)}"
+    data = re.search(r'Parser key "data":.*(?:import path string: |Given value: )(\w[\w.]*)\s*$', message, re.DOTALL)
+    if data and data[1] != "null" and "not accepted" not in message:
+        return f"unknown data set {data[1]!r}{near_misses(data[1], data_sets)}\nallowed: {', '.join(data_sets)}"
+    return None
+
+
+def _of_name(message: str, types: Types, data_sets: DataSets) -> str | None:
+    refused = re.search(r"(?:(?:Group '([^']+)' |Subcommand '\w+' )?does not accept option|Option) '([^']+)'", message)
+    if not refused or refused[2] in types:  # which a file in the place of a class may hold
+        return None
+    group = refused[2].partition(".")[0] in {option.partition(".")[0] for option in types}
+    parents = [] if group else [refused[1]] if refused[1] else _keys(message)
+    name = ".".join([*parents, refused[2]]).replace(".init_args", "")
+    having = [one for one, cls in data_sets.items() if name.removeprefix("data.") in parameters(cls)]
+    if name.startswith("data.") and having:
+        return f"{name} is no option of this data set\nSay which is meant: --data {', '.join(having)}"
+    return _unknown_option(name, types)
+
+
+def _of_value(message: str, types: Types, data_sets: DataSets) -> str | None:
+    if bound := re.search(r'Parser key "([\w.]+)":.*: (\S+) does not conform to restriction v(.*)', message, re.DOTALL):
+        return f"{bound[1]}={bound[2]} is out of range; allowed: a number {bound[3].strip()}"
+    keys, value = _keys(message), re.findall(r"(?:Got|Given) value: ?(.*)", message)
+    if not (keys and value):
+        return None
+    key = next((k for k in (".".join(keys), keys[-1]) if k in types), ".".join(keys))
+    kind = types.get(key)
+    if key == "data.seed":  # the command line links it
+        key, kind = "seed_everything", int
+    whole = value[0 if "Got value" in message else -1].strip()
+    inner = r"(?:NestedArg\(key='.*?', val=|Namespace\(\w+=|\{'\w+': )(.*?)[)}]"  # around data.NAME of a config
+    found = re.fullmatch(inner, whole)
+    given = PYTHON.get(text := (found[1] if found else whole).strip("'"), text)
+    if key == "data":
+        return f"data={whole} is not allowed\nallowed: {', '.join(data_sets)}, or a class path with its init_args"
+    return f"{key}={given} is not allowed{near_misses(given, literals(kind))}\nallowed: {allowed(kind)}"
+
+
+def _of_group(message: str, types: Types, data_sets: DataSets) -> str | None:
+    group = re.search(r"""Parser key "([\w.]+)":.*Unable to load config '([^{']*)'""", message, re.DOTALL)
+    return group and f"{group[1]}={group[2]} is not allowed\nallowed: a mapping of its options, or a file of them"
+
+
+def _keys(message: str) -> list[str]:
+    return [key.removeprefix("init_args.") for key in re.findall(r'Parser key "([^"]+)"', message)]
 
 
 def unmade(message: str) -> str | None:
@@ -64,7 +102,7 @@ def unmade(message: str) -> str | None:
     return found and f"{found[1].rpartition('.')[2]} cannot be made: {' '.join(found[2].split())}"
 
 
-def _missing(message: str) -> str | None:
+def _of_package(message: str, types: Types, data_sets: DataSets) -> str | None:
     """Return which package a class of Lightning's needs that is not installed, of a message about the class."""
     from lightning_utilities.core.imports import RequirementCache
 
@@ -94,7 +132,7 @@ def _unknown_option(name: str, types: Iterable[str]) -> str:
 def option_types(parser: Any, data_sets: Iterable[type]) -> dict[str, Any]:
     """Return the type of every option, also of those that a data set has."""
     types = options(parser)
-    for data_set in data_sets:
+    for data_set in [*data_sets, *registry.outside()]:
         types |= {f"data.{name}": hint for name, hint in parameters(data_set).items() if name != "seed"}
     return types
 

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import refuse, refuse_linked
-from reslightning.cli.explain import explain, unwrapped
+from reslightning.cli.explain import explain, option_types, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
 from reslightning.cluster.allocation import check as check_allocation
@@ -116,22 +116,21 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the first of a command line's readings that means the run directory it names."""
-        readings: list[tuple[Any, list[str]]] = []
+        command, readings = str(self.subcommand), list[tuple[Any, list[str]]]()
+        built = self._subcommand_parsers[command]
         for reading in args:
             refuse_linked(reading[1:])
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
-                raise UserError(
-                    explain(str(error), self._subcommand_parsers[str(self.subcommand)], DATA_SETS)
-                ) from error
+                raise UserError(explain(str(error), built, DATA_SETS)) from error
             readings.append((self.config, reading[1:]))
             if len(args) == 1 or belongs_to(self._options.run_dir, yaml.safe_load(self._text())):
                 break
         else:
             self.config = readings[0][0]
         words = next(words for config, words in readings if config is self.config)
-        refuse(str(self.subcommand), words, self._options)
+        refuse(command, words, self._options, option_types(built, DATA_SETS.values()))
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib.util
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse.typing import NonNegativeFloat
 
-from reslightning.cli.configs import arrange, last_value, load_config
+from reslightning.cli.configs import Loader, arrange, last_value, load_config
+from reslightning.cli.declared import declared
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.models.architectures import get_architecture
-from reslightning.ranges import parameters
+from reslightning.ranges import check_value, parameters
 from reslightning.track.wandb_settings import Wandb
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -26,8 +25,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "plugins", "profiler"))
 # The package's own options beside those of model, data, trainer and W&B: type, default and help.
 OWN: dict[str, tuple[Any, Any, str]] = {
-    "run_dir": (str, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
-    "output": (str, None, "predict: the CSV file to write (default: in the run directory)"),
+    "run_dir": (str | None, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
+    "output": (str | None, None, "predict: the CSV file to write (default: in the run directory)"),
     "checkpoint_minutes": (NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
     "fresh": (None, False, "fit: start another run beside one of the same configuration"),
 }
@@ -46,27 +45,21 @@ LINKED = {
 }
 
 
-def known_options() -> set[str]:
-    """Return every option of ``fit``, dotted: model.arch, data.batch_size, trainer.max_epochs."""
-    known = set(TOP) | {"data", "data.class_path"}
-    known |= {f"model.{name}" for name in _parameters(PACKAGE / "train" / "classifier.py", "ImageClassifier")}
-    for group in ("Optim", "Schedule"):
-        known |= {f"model.{group.lower()}.{name}" for name in _fields(PACKAGE / "train" / "optim.py", group)}
-    known |= {f"wandb.{name}" for name in _fields(PACKAGE / "track" / "wandb_settings.py", "Wandb")}
-    for path, name in _data_modules():
-        known |= {f"data.{parameter}" for parameter in _parameters(path, name)}
-    known |= {f"trainer.{name}" for name in _parameters(_trainer(), "Trainer")}
-    return known - LINKED.keys()
+def known_options() -> dict[str, Any]:
+    """Return every option of ``fit``, dotted, with its type: model.arch, data.batch_size, trainer.max_epochs."""
+    return {name: kind for name, kind in (dict.fromkeys(TOP, Any) | declared()).items() if name not in LINKED}
 
 
 def check_options(argv: list[str]) -> None:
-    """Raise UserError for a config, option, data set, network or W&B mode of a command line that there is not.
+    """Raise UserError for a config, option, data set, network, W&B mode, number or choice that cannot be.
 
-    Other values are not looked at. A data set that is not this package's is imported, for its options.
+    Other values are the parser's to look at. A data set that is not this package's is imported, for its options.
     """
     command, *words = arrange(argv)[-1]
     Wandb(mode="auto" if last_value(words, "wandb.mode") in (None, "auto") else "offline").asked_mode()
-    known = known_options() | (EVALUATIONS if command != "fit" else set())
+    known = known_options()
+    if command != "fit":
+        known |= dict.fromkeys([*EVALUATIONS, *(name for name in known if name.startswith("trainer."))], Any)
     data, arch = last_value(words, "data", "data.class_path"), last_value(words, "model.arch")
     if data and re.fullmatch(r"\w+", data) and data not in registry.DATA_SETS:
         near = near_misses(data, registry.DATA_SETS)
@@ -77,16 +70,21 @@ def check_options(argv: list[str]) -> None:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
             content = load_config(Path(following))
-            for key in _keys(content):
+            for key, value in _keys(content):
                 _check(key, known, f" in {following}")
+                _check_value(key, known, value, str(value))
             refuse_secrets(content)
         elif word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             _check(option.rstrip("+"), known, "")
             given = value if equals else following
+            if not equals and (not following or following.startswith("--")):
+                continue  # a flag, or the parser asks for its value
             refuse_secrets(given, option)
-            with contextlib.suppress(yaml.YAMLError):
-                refuse_secrets(yaml.safe_load(given), option)  # a mapping within a word
+            with contextlib.suppress(yaml.YAMLError):  # the parser says where
+                value = yaml.load(given, Loader)
+                refuse_secrets(value, option)  # a mapping within a word
+                _check_value(option, known, value, given)
 
 
 def refuse_secrets(value: Any, key: str = "") -> None:
@@ -109,18 +107,18 @@ def refuse_secrets(value: Any, key: str = "") -> None:
         )
 
 
-def _outside_options(words: Sequence[str]) -> set[str]:
+def _outside_options(words: Sequence[str]) -> dict[str, Any]:
     """Return the options of the data set that is meant, where it is given by a class path outside of this package."""
     files = [load_config(Path(file)) for word, file in itertools.pairwise(words) if word == "-c"]
     given = [content["data"] for content in files if content.get("data")]
     paths = [data.get("class_path") if isinstance(data, dict) else data for data in given]
     path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")
     if "." not in path or path.startswith("reslightning."):
-        return set()
-    return {f"data.{name}" for name in parameters(registry.load(path))} - LINKED.keys()
+        return {}
+    return {f"data.{name}": Any for name in parameters(registry.load(path)) if name != "seed"}
 
 
-def _check(key: str, known: set[str], where: str) -> None:
+def _check(key: str, known: Iterable[str], where: str) -> None:
     key = key.replace("data.init_args.", "data.")
     if key in LINKED:
         raise UserError(f"{key} would not count: {LINKED[key]}")
@@ -128,50 +126,25 @@ def _check(key: str, known: set[str], where: str) -> None:
         return
     if any(option.startswith(f"{key}.") for option in known):
         return  # a whole group
-    raise UserError(f"unknown option {key!r}{where}{near_misses(key, known)}\n`fit --help` lists the options")
+    near = near_misses(key, [*known, *{option.rpartition(".")[0] for option in known}])
+    raise UserError(f"unknown option {key!r}{where}{near}\n`fit --help` lists the options")
 
 
-def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _check_value(key: str, known: Mapping[str, Any], value: Any, given: str) -> None:
+    """Raise UserError for a number, choice or switch that an option cannot be; what may be text is the parser's."""
+    kind = known.get(key.replace("data.init_args.", "data."), Any)
+    if "str" in str(kind):
+        return
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # 1e-3 is text to YAML
+    check_value(key, kind, value, given)
+
+
+def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
         key = f"{prefix}{name}".removesuffix(".init_args")
         if isinstance(value, dict) and key not in OPEN:
             yield from _keys(value, f"{key}.")
         else:
-            yield key
-
-
-def _data_modules() -> list[tuple[Path, str]]:
-    """Return file and name of every class that derives from DataModule, in whichever file."""
-    bases = {
-        (path, name): {ast.unparse(base) for base in node.bases}
-        for path in (PACKAGE / "data").glob("*.py")
-        for name, node in _classes(path).items()
-    }
-    found = {"DataModule"}
-    while new := {name for (_, name), names in bases.items() if names & found} - found:
-        found |= new
-    return [(path, name) for path, name in bases if name in found]
-
-
-def _trainer() -> Path:
-    # Looking for a submodule would import its parents.
-    found = importlib.util.find_spec("lightning")
-    assert found is not None
-    assert found.submodule_search_locations
-    return Path(found.submodule_search_locations[0]) / "pytorch" / "trainer" / "trainer.py"
-
-
-def _classes(path: Path) -> dict[str, ast.ClassDef]:
-    return {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
-
-
-def _parameters(path: Path, name: str) -> set[str]:
-    for node in _classes(path)[name].body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]} - {"self"}
-    return set()
-
-
-def _fields(path: Path, name: str) -> set[str]:
-    body = _classes(path)[name].body
-    return {node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+            yield key, value

@@ -26,10 +26,9 @@ from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.workers import ignore_signals
 from reslightning.errors import UserError
-from reslightning.ranges import Range
+from reslightning.ranges import SEED, Range
 
 FRACTION, SPREAD = Range("fractions in [0, 1]"), Range("fractions in (0, 1]")
-SEED = Range("a whole number in [0, 4294967295]")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64

@@ -230,6 +230,31 @@ def test_what_would_not_count_is_refused(cli, tmp_path, line, said):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("trainer.detect_anomaly: null", "trainer.detect_anomaly=null is not allowed\nallowed: true or false"),
+        ("trainer: {devices: null}", "trainer.devices=null is not allowed"),
+        ("trainer.overfit_batches: null", "trainer.overfit_batches=null is out of range"),
+        ("model: {zero_init_residual: null}", "model.zero_init_residual=null is not allowed"),
+        ("model.optim.lr: null", "model.optim.lr=null is not allowed"),
+        ("model: {optim: null}", "mine.yaml: model.optim is null"),
+        ("model.schedule: 3", "mine.yaml: model.schedule is 3"),
+        ("data: {crop_padding: null}", "data.crop_padding=null is not allowed"),
+        ("data: {class_path: null}", "allowed: Digits, CIFAR10"),
+        ("data.val_split: 1.5", "data.val_split=1.5 is not allowed"),
+        ("wandb: {tags: null}", "wandb.tags=null is not allowed"),
+        ("fresh: maybe", "fresh=maybe is not allowed"),
+        ("checkpoint_minutes: -1", "checkpoint_minutes=-1 is out of range"),
+        ("[1, 2]: 3", "mine.yaml, line 1: a list or mapping is no name"),
+    ],
+)
+def test_a_config_s_value_that_cannot_be(cli, tmp_path, config, said):
+    (tmp_path / "mine.yaml").write_text(config)
+    refused(cli("fit --wandb.mode disabled -c mine.yaml"), said)
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.yaml"]
+
+
 def test_a_fresh_run_s_checkpointing_alone_is_asked_about(cli, finished, tmp_path):
     """A run begun before goes on with what its config says."""
     shutil.copytree(finished(cli), tmp_path / "run")
@@ -301,10 +326,18 @@ def test_classes_directly_under_the_root(cli, tmp_path):
         ("fit --model.optm.lr 1", "did you mean 'model.optim.lr'"),
         ("test --model.arch resnet21", "the nearest are resnet20 and resnet26"),
         ("fit --data CIFAR11", "did you mean 'CIFAR10'"),
+        ("fit --data.batch_size 0", "data.batch_size=0 is out of range; allowed: 1 or more"),
+        ("fit --data.batch_size=x", "data.batch_size=x is not allowed"),
+        ("fit --model.optim.lr -1e-3", "model.optim.lr=-0.001 is out of range"),
+        ("fit --model.schedule.name cosin", "did you mean 'cosine'"),
+        ("fit --trainer.max_epochs 0", "trainer.max_epochs=0 is out of range"),
+        ("validate --seed_everything 4294967296", "seed_everything=4294967296 is out of range"),
+        ("fit -c mine.yaml", "model.shortcut=D is not allowed"),
     ],
 )
-def test_what_is_known_without_torch_is_said_at_once(cli, monkeypatch, line, said):
+def test_what_is_known_without_torch_is_said_at_once(cli, tmp_path, monkeypatch, line, said):
     monkeypatch.delitem(sys.modules, "torch")  # as in a process that has just begun
+    (tmp_path / "mine.yaml").write_text("model: {shortcut: D}")
     refused(cli(line), said)
     assert "loading" not in cli(line).err
 

@@ -1,12 +1,18 @@
 """fit's options, read from the sources, are the parser's own; what is not the package's is found by its class path."""
 
 import re
+from typing import Annotated, Any, get_args
 
 import pytest
+from lightning.pytorch import Trainer
 
+from reslightning.cli.declared import TRAINING, declared
 from reslightning.cli.options import check_options, known_options, refuse_secrets
-from reslightning.data.registry import DATA_SETS
+from reslightning.data.registry import DATA_SETS, load
 from reslightning.errors import UserError
+from reslightning.ranges import Range, allowed, parameters
+from reslightning.train.classifier import ImageClassifier
+from reslightning.train.optim import Optim, Schedule
 
 
 def shown(cli, line: str) -> set[str]:
@@ -19,7 +25,33 @@ def test_they_are_the_help_s(cli):
     groups = {"model", "trainer", "wandb", "model.optim", "model.schedule", "print_config"}
     linked = {"data.seed"}  # to seed_everything
     listed = {name for name in helps if not name.endswith("help")}
-    assert known_options() - {"data.class_path"} - groups == listed - groups - linked
+    assert known_options().keys() - {"data.class_path"} - groups == listed - groups - linked
+
+
+def said(kind) -> tuple[str, list[str]]:
+    return allowed(kind), [span.words for span in spans(kind)]
+
+
+def spans(kind):
+    yield from (extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Range))
+    for part in get_args(kind):
+        yield from spans(part)
+
+
+def test_their_types_are_the_constructors():
+    groups = {"model": [ImageClassifier], "model.optim": [Optim], "model.schedule": [Schedule], "trainer": [Trainer]}
+    groups["data"] = [load(name) for name in DATA_SETS]
+    types = declared()
+    for group, owners in groups.items():
+        for owner in owners:
+            made = parameters(owner, ranges=True)
+            for name, kind in made.items():
+                if types.get(f"{group}.{name}", Any) is not Any:
+                    wanted = Annotated[kind, TRAINING[name]] if group == "trainer" and name in TRAINING else kind
+                    assert said(types[f"{group}.{name}"]) == said(wanted), name
+    known = [name for name, kind in types.items() if kind is not Any]
+    assert {"model.shortcut", "model.optim.name", "data.padding_mode", "data.train_size"} <= set(known)
+    assert len(known) > 0.8 * len(types)
 
 
 @pytest.mark.parametrize(
