@@ -26,7 +26,7 @@ from PIL import Image
 from reslightning.cli.parser import CommandParser
 from reslightning.data import decode
 from reslightning.data.registry import SPLITS
-from reslightning.data.sources import INDEX, Source
+from reslightning.data.sources import INDEX, Source, withdrawn
 from reslightning.errors import UserError
 from reslightning.files import check_folder, whole, write_atomically
 
@@ -94,16 +94,17 @@ def main(argv: list[str]) -> int:
         raise UserError(f"no such folder or tar: {args.source.absolute()}")
     check_folder(args.dest)  # before the source is indexed
     resize = Resize(args.max_side, args.short_side, args.quality)
-    source = Source(args.source, args.index_dir)
-    print("".join(f"{line}\n" for line in source.notes()), end="")
-    shards = _shards(source)
-    made_of = {"format": 1, "source": json.loads(source.index.metadata["stamp"]), **asdict(resize)}
-    done = _begin(args.dest, made_of)
-    missing = [shard for shard in shards if not _whole(args.dest, done.get(shard.name))]
-    if not missing:
-        print(f"{args.dest}: packed already")
-        return 0
-    _check_room(args.dest, source, missing, resize)
+    with withdrawn():
+        source = Source(args.source, args.index_dir)
+        print("".join(f"{line}\n" for line in source.notes()), end="")
+        shards = _shards(source)
+        made_of = {"format": 1, "source": json.loads(source.index.metadata["stamp"]), **asdict(resize)}
+        done = _begin(args.dest, made_of)
+        missing = [shard for shard in shards if not _whole(args.dest, done.get(shard.name))]
+        if not missing:
+            print(f"{args.dest}: packed already")
+            return 0
+        _check_room(args.dest, source, missing, resize)
     try:
         for record in _pack(source, args.dest, missing, resize, args.workers):
             done[record["name"]] = record

@@ -26,11 +26,12 @@ def main(argv: list[str]) -> int:
     from reslightning.cli.lightning_cli import CLI
     from reslightning.cli.quiet import quiet
     from reslightning.cluster.staging import release
+    from reslightning.data.sources import withdrawn
     from reslightning.data.workers import end_workers
 
     before = set(os.environ)
     try:
-        with quiet():
+        with quiet(), withdrawn():
             CLI(argv)
     except MisconfigurationException as error:
         raise UserError(f"Lightning refuses this combination of options: {error}") from error

@@ -31,7 +31,7 @@ class Reader(Dataset[Any]):
     """The batches of a split, as a worker makes them."""
 
     def __init__(self, data: ImageFolder, split: Split, sampler: TrainSampler | EvalSampler) -> None:
-        self.source = data.images
+        self.source = data.images.used()
         self.part, self.positions = data._parts[split]
         self.labels = data.labels(split)
         self.sampler = sampler

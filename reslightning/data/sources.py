@@ -6,15 +6,17 @@ process of a machine. Nothing is ever unpacked.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -44,6 +46,8 @@ class Source:
         UserError: no images are found, or a class or a file is not as it must be.
     """
 
+    unread: ClassVar[WeakSet[Source]] = WeakSet()  # whose indices this process made, and nothing was trained on yet
+
     def __init__(self, root: Path, index_dir: Path | None = None) -> None:
         self.layout = find_layout(root)
         self.made = 0.0
@@ -52,6 +56,7 @@ class Source:
             now = stamp(self.layout, file_facts(self.layout))
             key = hashlib.sha256(now.encode()).hexdigest()[:12]  # also of a copy
             places.append(index_dir / f"{root.name}-{key}.{INDEX}")
+        self._folders: list[Path] = []  # that were made for the index
         there = (Index.open(place, self.layout) for place in places)
         self.index = next(filter(None, there), None) or self._make(places)
         self._handles: dict[int, int] = {}
@@ -59,6 +64,18 @@ class Source:
     def __getstate__(self) -> dict[str, object]:
         """Leave out what belongs to one process alone: a loader's worker opens files of its own."""
         return self.__dict__ | {"_handles": {}}
+
+    def used(self) -> Source:
+        """Keep the index whatever happens from now on, and return the source."""
+        self.unread.discard(self)
+        return self
+
+    def withdraw(self) -> None:
+        """Remove an index that was made for nothing."""
+        with contextlib.suppress(OSError):
+            self.index.path.unlink()
+            for folder in self._folders:
+                folder.rmdir()
 
     @property
     def classes(self) -> list[str]:
@@ -142,12 +159,14 @@ class Source:
         problem: OSError | None = None
         for place in places:
             try:
+                self._folders = [folder for folder in place.parents if not folder.exists()]
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with exclusive(place.with_name(f".{place.name}.lock")):
                     if (index := Index.open(place, self.layout)) is None:
                         started = time.monotonic()
                         write_index(place, self.layout)
                         self.made = time.monotonic() - started
+                        self.unread.add(self)
                         index = Index.open(place, self.layout)
             except OSError as error:
                 problem = error
@@ -160,6 +179,19 @@ class Source:
             f"cannot write the index of {self.layout.root} to {places[-1].parent}: {problem.strerror}\n"
             "Give a folder that can be written as --data.index_dir: the index is made once, not once a run."
         )
+
+
+@contextlib.contextmanager
+def withdrawn() -> Iterator[None]:
+    """Remove the indices of what is refused before an image of it was used."""
+    try:
+        yield
+    except UserError:
+        for source in Source.unread:
+            source.withdraw()
+        raise
+    finally:
+        Source.unread.clear()
 
 
 def _regular(path: Path) -> bytes:

@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from reslightning.data.sources import INDEX
+from tests import images
 from tests.conftest import SMALL
 
 LONG = "a" * 300
@@ -368,3 +370,37 @@ def test_a_terminal_of_80_columns(cli, tmp_path, monkeypatch):
     assert "v_num" not in shown
     assert "multiply-adds" in result.out.split()
     assert "finished: 2 epochs" in again
+
+
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [
+        ("", ("cat",)),
+        ("--data ImageNet", ("cat", "dog")),
+        ("--data.batch_size 100", ("cat", "dog")),
+        ("--data.val_split 99", ("cat", "dog")),
+        ("--model.frozen_stages 9 --data.index_dir new/folder", ("cat", "dog")),
+        ("--model.weights nowhere.pt", ("cat", "dog")),
+        ("--ckpt_path nowhere.ckpt", ("cat", "dog")),
+        ("--trainer.limit_train_batches 0.01", ("cat", "dog")),
+    ],
+)
+def test_what_is_refused_leaves_no_index(cli, tmp_path, options, classes):
+    images.tree(tmp_path / "images", classes=classes, train=4)
+    before = sorted(tmp_path.rglob("*"))
+    line = f"fit --data ImageFolder --data.root images --data.batch_size 2 --wandb.mode disabled {options}"
+    refused(cli(line))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_index_stays_once_its_images_were_read(cli, tmp_path):
+    root = images.tree(tmp_path / "images", classes=("cat", "dog"), train=4)
+    os.truncate(next((root / "val").rglob("*.JPEG")), 600)
+    refused(
+        cli(
+            "fit --data ImageFolder --data.root images --data.batch_size 2 --data.train_size 32 --model.arch resnet8 "
+            "--wandb.mode disabled --data.num_workers 0"
+        ),
+        "corrupt image",
+    )
+    assert (root / INDEX).is_file()
