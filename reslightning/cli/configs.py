@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reslightning.data.registry import default_config
+from reslightning.data.registry import DATA_SETS, default_config
 from reslightning.errors import UserError, near_misses
 from reslightning.run import layout
 
@@ -94,7 +95,7 @@ def arrange(argv: list[str]) -> list[list[str]]:
     choices = [configs]
     if not configs and not {"-h", "--help"} & set(flags):
         run_dir = last_value(flags, "run_dir")
-        name = default_config(_class_path(last_value(flags, "data", "data.class_path") or "Digits"))
+        name = default_config(data[-1].removeprefix("--data=") if data else "Digits")
         own = Path(run_dir).expanduser() / layout.CONFIG if run_dir else None
         choices = [[str(own)]] if own and own.is_file() else []
         if command == "fit" or not choices:
@@ -114,20 +115,38 @@ def arrange(argv: list[str]) -> list[list[str]]:
 
 
 def _data_set(flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the flags that choose the data set, and the others: its options, which another may not have."""
+    """Return the flag that chooses the data set, the last, and the others: its options, which another may not have.
+
+    A mapping or file of both stays among the others, too, where its options count as they stand.
+    """
     chosen, others, words = list[str](), list[str](), iter(flags)
     for word in words:
-        if word in ("--data", "--data.class_path"):
-            chosen += [word, *itertools.islice(words, 1)]
-        else:
-            (chosen if word.startswith(("--data=", "--data.class_path=")) else others).append(word)
-    return chosen, others
+        name, equals, given = word.partition("=")
+        if name not in ("--data", "--data.class_path"):
+            others.append(word)
+            continue
+        following = [] if equals else list(itertools.islice(words, 1))
+        given = given if equals else "".join(following)
+        data_set = _class_path(given)
+        chosen += [f"--data={data_set}"] if data_set else []
+        others += [word, *following] if data_set != given or not given else []
+    return chosen[-1:], others
 
 
 def _class_path(data: str) -> str:
-    """Return the class path in what ``--data`` is given, which may be a mapping."""
-    content = yaml.load(data, Loader) if data.startswith("{") else data
+    """Return the class path in what ``--data`` is given, which may be a mapping, or the file of one."""
+    content: Any = data
+    with contextlib.suppress(yaml.YAMLError):  # the parser says where
+        content = yaml.load(data, Loader) if data.startswith("{") else of_file(data)
     return str(content.get("class_path", "")) if isinstance(content, dict) else data
+
+
+def of_file(value: str) -> str | dict[str, Any]:
+    """Return the options in the file that a group's value names, else the value."""
+    found = False
+    with contextlib.suppress(OSError, ValueError):  # no name that a file can have
+        found = value not in DATA_SETS and Path(value).is_file()
+    return load_config(Path(value)) if found else value
 
 
 def underscored(words: Sequence[str]) -> list[str]:
@@ -177,8 +196,9 @@ def find_config(name: str) -> Path:
         if path.is_file():
             load_config(path)
             return path
-    known = available_configs()
-    raise UserError(f"no config {name!r}{near_misses(name, known)}\nallowed: a path, or {', '.join(known)}")
+    known, own = available_configs(), Path(name).expanduser() / layout.CONFIG
+    near = f"; did you mean {str(own)!r}?" if own.is_file() else near_misses(name, known)
+    raise UserError(f"no config {name!r}{near}\nallowed: a path, or {', '.join(known)}")
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -210,7 +230,25 @@ def load_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: {lost[0]} with dots would not count beside {lost[1]}\nWrite it below {lost[1]}, nested."
         )
+    _refuse_names(path, content)
+    _refuse_config(path, content.get("config"))
     return content
+
+
+def _refuse_names(path: Path, content: Mapping[Any, Any]) -> None:
+    """Raise UserError for a name that is no text, as YAML reads 3, null or on; what a class takes is its own affair."""
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: {name!r} is no option's name, as YAML reads it; quote it if it is meant as text")
+        if isinstance(value, Mapping) and name != "init_args":
+            _refuse_names(path, value)
+
+
+def _refuse_config(path: Path, inner: Any) -> None:
+    """Raise UserError for a config within a config: of a group that both have, the parser would keep one alone."""
+    if inner is not None:
+        words = " ".join(f"-c {one}" for one in [*(inner if isinstance(inner, list) else [inner]), path])
+        raise UserError(f"{path}: config: {inner} would not count whole\nGive both on the command line: {words}")
 
 
 def _lost(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

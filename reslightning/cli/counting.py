@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from reslightning.cli.configs import GROUPS, Loader, load_config
+from reslightning.cli.configs import GROUPS, Loader, load_config, of_file
 from reslightning.cli.declared import TRAINING
 from reslightning.cli.options import LINKED
 from reslightning.data import registry
 from reslightning.errors import UserError
-from reslightning.ranges import SEED, Range, check_value
+from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
 
@@ -61,14 +61,16 @@ def given_options(words: Sequence[str]) -> Iterator[Given]:
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             given = value if equals else following
-            if key in GROUPS and given and given.startswith("{"):
+            if key.removesuffix(".init_args") in GROUPS and given and given.startswith("{"):
                 given = yaml.load(given, Loader)
             yield from _flat({key.rstrip("+"): given}, None)
 
 
 def _flat(content: dict[str, Any], config: Path | None, prefix: str = "") -> Iterator[Given]:
     for name, value in content.items():
-        key = f"{prefix}{name}".replace(".init_args", "")
+        key = re.sub(r"\.init_args(?=\.)", "", f"{prefix}{name}")
+        if key in GROUPS and isinstance(value, str):
+            value = of_file(value)
         if isinstance(value, dict):
             yield from _flat(value, config, f"{key}.")
         else:
@@ -81,6 +83,31 @@ def refuse_linked(words: Sequence[str]) -> None:
         for key, value, _ in given_options(words):
             if key in LINKED and value is not None:
                 raise UserError(f"{key}={value} would not count: {LINKED[key]}")
+
+
+def refuse_dropped(words: Sequence[str]) -> None:
+    """Raise UserError for an option that the parser would forget: a data set named behind it does not have it.
+
+    Nothing is said of what the last data set does not have either, which a config for another one may hold.
+    """
+    takes, held, dropped = set[str](), dict[str, Given](), dict[str, Given]()
+    given = list[Given]()
+    with contextlib.suppress(yaml.YAMLError):  # the parser says where
+        given = list(given_options(words))
+    for option in given:
+        name = option.key.removeprefix("data.")
+        if option.key in ("data", "data.class_path") and option.value:
+            takes = set(parameters(registry.load(str(option.value))))
+            dropped |= {name: held.pop(name) for name in held.keys() - takes}
+        elif name != option.key:
+            held[name] = option
+            dropped.pop(name, None)
+    for name in sorted(dropped.keys() & takes):
+        _, value, config = dropped[name]
+        raise UserError(
+            f"data.{name}={value} in {config} would not count: behind it stands a data set without it, and then again "
+            f"one that has it\nGive it as a flag: --data.{name} {value}"
+        )
 
 
 def refuse(command: str, words: Sequence[str], options: Any, types: Mapping[str, Any]) -> None:

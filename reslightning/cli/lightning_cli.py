@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import refuse, refuse_linked
+from reslightning.cli.counting import refuse, refuse_dropped, refuse_linked
 from reslightning.cli.explain import explain, option_types, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
@@ -120,6 +120,7 @@ class CLI(LightningCLI):
         built = self._subcommand_parsers[command]
         for reading in args:
             refuse_linked(reading[1:])
+            refuse_dropped(reading[1:])
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:

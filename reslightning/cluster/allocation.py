@@ -26,6 +26,16 @@ FORMS = {
     **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), _MEMORY),
     **dict.fromkeys(("cpus-per-task", "cpus-per-gpu", "ntasks-per-node"), _COUNT),
 }
+# What says sbatch's options that a training's job must agree with.
+SAID = {
+    "nodes": "--nodes",
+    **dict.fromkeys(("ntasks", "ntasks-per-gpu"), "--nodes and --gpus, or ntasks-per-node"),
+    **dict.fromkeys(("gpus", "gres", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "--gpus"),
+    "array": "--grid",
+    "job-name": "--name",
+    **dict.fromkeys(("output", "error"), "--logs"),
+    "no-requeue": "--segments",
+}
 SIGNAL_SECONDS = 120  # before its time limit a job is signalled, to save and to be requeued
 
 
@@ -51,10 +61,16 @@ def time_limit(record: str) -> str | None:
 
 
 def check_forms(options: Mapping[str, str]) -> None:
-    """Raise UserError for a time limit, memory or count in sbatch's options that is none by its form."""
-    for name, (form, allowed) in FORMS.items():
-        if name in options and not re.fullmatch(form, str(options[name]), re.IGNORECASE):
-            raise UserError(f"{name}={options[name]} is not allowed; allowed: {allowed}")
+    """Raise UserError for options that sbatch cannot have, or has from elsewhere: names without dashes in front."""
+    for name, value in options.items():
+        given = f"{name}={value}"
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", name) or not given.isprintable():
+            raise UserError(f"{given!r} is no line of a job script; allowed: sbatch's long options, constraint=a100_80")
+        if name in SAID:
+            raise UserError(f"{given} comes from --sbatch or SBATCH_*; use {SAID[name]} instead")
+        form, allowed = FORMS.get(name, (".*", ""))
+        if not re.fullmatch(form, value, re.IGNORECASE | re.ASCII):
+            raise UserError(f"{given} is not allowed; allowed: {allowed}")
 
 
 def too_short(limit: str | None) -> str | None:

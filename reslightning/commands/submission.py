@@ -78,6 +78,7 @@ class Request:
     logs: Path = Path("submitted")
 
     def __post_init__(self) -> None:
+        self.options = {key.replace("_", "-"): value for key, value in self.options.items()}
         check_forms(self.options)
         if self.segments not in SEGMENTS:
             raise UserError(f"segments={self.segments} is out of range; allowed: {SEGMENTS.words}")
@@ -87,13 +88,14 @@ class Request:
     @property
     def tasks_per_node(self) -> int:
         """One for each GPU, else as many as sbatch's ntasks-per-node says."""
-        for option in ("gpus", "gres", "gpus-per-node", "gpus-per-task"):
-            if option in self.options:
-                raise UserError(f"{option}={self.options[option]} comes from --sbatch or SBATCH_*; use --gpus instead")
-        given = self.gpus.rpartition(":")[2] if self.gpus else self.options.get("ntasks-per-node", "1")
-        if not given.isdigit() or int(given) < 1:
-            raise UserError(f"{self.gpus or given!r} is no number of devices on a node; allowed: 4, or a100:4")
-        return int(given)
+        if self.gpus is None:
+            return int(self.options.get("ntasks-per-node", "1"))
+        found = re.fullmatch(r"(?:[\w.-]+:)?0*([1-9]\d*)", self.gpus, re.ASCII)
+        if not found:
+            raise UserError(
+                f"--gpus={self.gpus} is no number of devices on a node; allowed: 4, or a100:4; leave it out to use CPUs"
+            )
+        return int(found[1])
 
     @property
     def trainer(self) -> list[str]:
@@ -110,7 +112,7 @@ def grid_cells(grid: Sequence[str]) -> list[list[str]]:
     axes: dict[str, list[str]] = {}
     for part in grid:
         key, _, values = part.partition("=")
-        key = key.removeprefix("--")
+        key = key.removeprefix("--").replace("-", "_")
         # A comma inside brackets belongs to a value.
         split = re.split(r",(?![^\[{]*[\]}])", values)
         if not key or not any(split):
@@ -156,8 +158,10 @@ def environment_options() -> dict[str, str]:
 
 def parameters(request: Request, name: str) -> dict[str, Any]:
     """Return submitit's parameters for a request."""
-    options = {key.replace("_", "-"): value for key, value in request.options.items()}
-    options.pop("ntasks-per-node", None)
+    # What is given no value is a flag of sbatch's, exclusive say.
+    options: dict[str, Any] = {key: value or True for key, value in request.options.items()}
+    for own in ("ntasks-per-node", "requeue"):
+        options.pop(own, None)
     if request.gpus is None:
         for key in [key for key in options if key.endswith("-per-gpu")]:
             options.pop(key)
@@ -166,7 +170,7 @@ def parameters(request: Request, name: str) -> dict[str, Any]:
     cpus = options.get("cpus-per-task") or options.get("cpus-per-gpu")
     if request.gpus is not None:
         options["gpus-per-node"] = request.gpus
-    options |= {"requeue": True} if request.segments == 1 else {"no-requeue": True}  # type: ignore[dict-item]
+    options["requeue" if request.segments == 1 else "no-requeue"] = True
     setup = [
         f"export {ALIVE_VARIABLE}=$(mktemp)",
         f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus or 1}}}",

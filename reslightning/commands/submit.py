@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.choice import beside
+from reslightning.cli.configs import last_value, underscored
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
@@ -38,11 +40,13 @@ SHORT = {  # sbatch's options by the same name
 def main(argv: list[str]) -> int:
     """Check every run of the command, then queue what is not finished."""
     split = argv.index("--") if "--" in argv else len(argv)
-    args = _parser().parse_args(argv[1:split])
+    parser = _parser()
+    args = parser.parse_args(argv[1:split])
     tail = argv[split + 1 :]
     if tail[:1] != ["fit"]:
         given = f"got {' '.join(tail)!r}" if tail else "got nothing behind --"
         raise UserError(f"submit trains: {given}; expected reslightning submit [OPTIONS] -- fit -c CONFIG ...")
+    _refuse_idle(args, parser.get_defaults())
     from reslightning.commands import submission
 
     request = _request(args)
@@ -93,8 +97,13 @@ def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tup
     from reslightning.commands import submission
 
     cells = submission.grid_cells(grid)
-    if name is not None and (not name.strip(".") or not name.isprintable() or "/" in name):
+    if name is not None and (not name.strip(".") or not name.isprintable() or re.search(r"^-|[/%\\]", name)):
         raise UserError(f"--name {name!r} names no folder of --logs and no job; allowed: letters, digits, - and _")
+    for key, value in (word.removeprefix("--").split("=", 1) for word in cells[0]):
+        if not key.endswith("+") and key != "config" and (fixed := last_value(underscored(argv), key)):
+            raise UserError(
+                f"{key} is given twice, as {fixed} and by --grid, with {value} first\nLeave one of them out."
+            )
     name = name or submission.job_name(argv, grid)
     grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in argv)
     group = [] if grouped else [f"--wandb.group={name}"]
@@ -128,23 +137,42 @@ def _parser() -> CommandParser:
     return parser
 
 
+def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
+    """Raise UserError for options that would not count beside others, or without them."""
+    queued = ("nodes", "cpus", *SHORT, "sbatch", "segments", "logs", "snapshot", "dry_run")
+    idle = [f"--{name}" for name in queued if args[name] != defaults[name]]
+    if args.local and idle:
+        raise UserError(f"--local trains here and queues nothing: {', '.join(idle)} would not count\nLeave one out.")
+    if args.array_parallelism and not args.grid:
+        raise UserError(f"--array_parallelism {args.array_parallelism} would not count without a --grid\nLeave it out.")
+
+
 def _request(args: Namespace) -> Request:
     from reslightning.commands import submission
 
     if args.site:
         os.environ.update(submission.site_variables(args.site))
     options = submission.environment_options()
-    options |= {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
-    if args.cpus is not None:
-        options["cpus-per-task"] = args.cpus
+    if args.mem is not None:  # of sbatch's three, one alone may be given
+        options = {name: value for name, value in options.items() if not name.startswith("mem-per-")}
+    given = {name: args[name] for name in SHORT if args[name] is not None}
+    given |= {"cpus-per-task": args.cpus} if args.cpus is not None else {}
     for pair in args.sbatch:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--sbatch {pair!r} is not KEY=VALUE, like constraint=a100_80")
-        options[key.lstrip("-")] = value
-    check_folder(args.logs.expanduser())
+        key = key.lstrip("-").replace("_", "-")
+        if key in given:
+            raise UserError(f"sbatch's {key} is given twice, as {given[key]} and as {value}\nLeave one of them out.")
+        given[key] = value
+    folder = args.logs.expanduser().absolute()
+    check_folder(folder)
+    if "%" in str(folder):
+        raise UserError(
+            f"--logs {folder} has a %, behind which Slurm puts a job's number or name\nGive another folder."
+        )
     return submission.Request(
-        options, args.nodes, args.gpus, args.segments, args.array_parallelism, args.snapshot, args.logs
+        options | given, args.nodes, args.gpus, args.segments, args.array_parallelism, args.snapshot, args.logs
     )
 
 
@@ -173,7 +201,11 @@ def _unfinished(request: Request, commands: list[list[str]]) -> list[tuple[Path,
             found.append((run.directory, preview.text, [*fixed, f"--run_dir={run.directory}"]))
     directories = [directory for directory, _, _ in found]
     if len(set(directories)) < len(directories):
-        raise UserError("several runs of the grid share a directory; give no --run_dir with --grid")
+        twice = max(directories, key=directories.count)
+        raise UserError(
+            f"several runs of the grid share a directory, {twice}: their values mean the same, or all have one "
+            "--run_dir\nGive every value once, and no --run_dir."
+        )
     return found
 
 

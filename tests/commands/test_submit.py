@@ -49,6 +49,24 @@ def test_a_script(cli, tmp_path):
     assert "cpus-per-gpu" not in out
 
 
+@pytest.mark.parametrize("form", ["--sbatch exclusive= -- fit", "-- fit"])
+def test_a_flag_of_sbatch_s_has_no_value(cli, monkeypatch, form):
+    if "exclusive" not in form:
+        monkeypatch.setenv("SBATCH_EXCLUSIVE", "")
+    assert "#SBATCH --exclusive\n" in cli(f"submit --dry_run {form}").out
+
+
+def test_a_site_s_own_wishes_yield_to_the_command_s(cli, monkeypatch):
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "4G")
+    monkeypatch.setenv("SBATCH_REQUEUE", "1")
+    assert "#SBATCH --mem-per-cpu=4G\n" in cli("submit --dry_run -- fit").out
+    out = cli("submit --dry_run --mem 8G --segments 2 -- fit").out
+    assert "#SBATCH --mem=8G\n" in out
+    assert "mem-per-cpu" not in out
+    assert "#SBATCH --no-requeue\n" in out
+    assert "--requeue" not in out
+
+
 def test_a_grid_s_script(cli):
     grid = "--grid model.arch=resnet20,plain20 seed_everything=0,1,2 --array-parallelism 2"
     out = cli(f"submit {grid} --snapshot --dry-run -- fit").out
@@ -88,6 +106,30 @@ def test_cells():
         ("submit --grid seed_everything=0,1 -- fit --run_dir x", "share a directory"),
         ("submit -- fit --trainer.devices 2", "do not match the job's 1 nodes x 1 tasks"),
         ("submit --sbatch gres=gpu:4 -- fit", "use --gpus instead"),
+        ("submit --sbatch nodes=3 -- fit", "nodes=3 comes from --sbatch or SBATCH_*; use --nodes instead"),
+        ("submit --sbatch ntasks=4 -- fit", "use --nodes and --gpus, or ntasks-per-node instead"),
+        ("submit --sbatch job_name=x -- fit", "use --name instead"),
+        ("submit --sbatch time=0-4 --time 0-2 -- fit", "sbatch's time is given twice, as 0-2 and as 0-4"),
+        ("submit --sbatch cpus_per_task=4 --cpus 2 -- fit", "sbatch's cpus-per-task is given twice"),
+        ("submit --sbatch qos=a qos=b -- fit", "sbatch's qos is given twice"),
+        ("submit --sbatch 'comment=a\nrm -r x' -- fit", "'comment=a\\nrm -r x' is no line of a job script"),
+        ("submit --account 'a\nb' -- fit", "is no line of a job script"),
+        ("submit --sbatch =x -- fit", "'=x' is no line of a job script"),
+        ("submit --sbatch t=1 -- fit", "sbatch's long options"),
+        ("submit --gpus a100:4:2 -- fit", "--gpus=a100:4:2 is no number of devices"),
+        ("submit --gpus :4 -- fit", "--gpus=:4 is no number of devices"),
+        ("submit --gpus \u0663 -- fit", "is no number of devices"),
+        ("submit --name %j -- fit", "--name '%j'"),
+        ("submit --logs a%b -- fit", "has a %"),
+        ("submit --array_parallelism 2 -- fit", "would not count without a --grid"),
+        ("submit --local --segments 2 --time 60 -- fit", "--time, --segments would not count"),
+        ("submit --local --snapshot -- fit", "--snapshot would not count"),
+        ("submit --grid seed-everything=0 seed_everything=1 -- fit", "repeats"),
+        (
+            "submit --grid model.arch=resnet20,plain20 -- fit --model.arch=resnet8",
+            "model.arch is given twice, as resnet8",
+        ),
+        ("submit --grid model.optim.lr=0.1,1e-1 -- fit", "their values mean the same"),
         ("submit -- fit --trainer.max_steps 3", "trainer.max_steps is not supported"),
     ],
 )
