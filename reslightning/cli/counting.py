@@ -12,7 +12,7 @@ import yaml
 
 from reslightning.cli.configs import GROUPS, Loader, load_config, of_file
 from reslightning.cli.declared import TRAINING
-from reslightning.cli.options import LINKED
+from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
 from reslightning.ranges import SEED, Range, check_value, parameters
@@ -22,6 +22,7 @@ from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optim
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
 NOT_SUPPORTED = (
     ("max_steps", ("-1",), "lengths are in epochs, trainer.max_epochs"),
+    ("min_steps", ("None",), "lengths are in epochs, trainer.min_epochs"),
     (
         "max_time",
         ("None",),
@@ -142,7 +143,7 @@ def refuse(command: str, words: Sequence[str], options: Any, types: Mapping[str,
 
 def _refuse_disguise(option: Given, options: Any) -> None:
     key, value, _ = option
-    if value == "" and not key.startswith("wandb."):
+    if (value == "" and not key.startswith("wandb.")) or (value == "-" and key in OPEN):
         raise UserError(f"{key} is empty, a variable that is not set perhaps\nGive it, or leave it out.")
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(:\d+)+(\.\d*)?", value):
         meant = options.get(re.sub(r"^data\.", "data.init_args.", key))

@@ -21,6 +21,7 @@ TRAINING = {
     "check_val_every_n_epoch": Range("epochs, 1 or more"),
     "accumulate_grad_batches": Range("1 or more"),
     "gradient_clip_val": Range("0 or more"),
+    "log_every_n_steps": Range("steps, 0 or more"),
     "overfit_batches": Range("batches, or a fraction: 0 or more"),
 }
 WORDS: dict[str, Any] = {

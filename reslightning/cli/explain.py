@@ -86,6 +86,9 @@ def _of_value(message: str, types: Types, data_sets: DataSets) -> str | None:
 
 
 def _of_group(message: str, types: Types, data_sets: DataSets) -> str | None:
+    if binary := re.search(r'Parser key "([\w.]+)":.*codec can\'t decode', message, re.DOTALL):
+        kind = allowed(types.get(binary[1]))
+        return f"{binary[1]} is given a file that is no text\nallowed: {kind}, or a YAML file of it"
     group = re.search(r"""Parser key "([\w.]+)":.*Unable to load config '([^{']*)'""", message, re.DOTALL)
     return group and f"{group[1]}={group[2]} is not allowed\nallowed: a mapping of its options, or a file of them"
 

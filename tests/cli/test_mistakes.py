@@ -215,6 +215,9 @@ def test_a_run_whose_summary_is_damaged(cli, finished, tmp_path):
     ("line", "said"),
     [
         ("fit --trainer.enable_checkpointing false", "trainer.enable_checkpointing=false would not count"),
+        ("fit --trainer.callbacks=-", "trainer.callbacks"),
+        ("fit --trainer.min_steps 5", "trainer.min_steps is not supported"),
+        ("fit --trainer.log_every_n_steps -1", "trainer.log_every_n_steps=-1 is out of range"),
         ("doctor --devices 0", "--devices=0 is not allowed"),
         ("doctor --num_nodes -1", "--num_nodes=-1 is not allowed"),
         ("submit --dry-run --grid model.arch=resnet20, -- fit", "an empty value"),
