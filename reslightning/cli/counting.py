@@ -145,10 +145,10 @@ def _refuse_disguise(option: Given, options: Any) -> None:
     key, value, _ = option
     if (value == "" and not key.startswith("wandb.")) or (value == "-" and key in OPEN):
         raise UserError(f"{key} is empty, a variable that is not set perhaps\nGive it, or leave it out.")
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(:\d+)+(\.\d*)?", value):
+    if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+(:\d+)+(\.\d*)?|0\d[\d_]*)", value):
         meant = options.get(re.sub(r"^data\.", "data.init_args.", key))
         if isinstance(meant, int | float):
-            raise UserError(f"{key}={value} is no number; YAML would read it as {meant}")
+            raise UserError(f"{key}={value} is no number; it would be read as {meant}\nWrite out what is meant.")
 
 
 def _refuse_trainer(command: str, options: Any) -> None:

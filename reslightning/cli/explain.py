@@ -78,6 +78,7 @@ def _of_value(message: str, types: Types, data_sets: DataSets) -> str | None:
         key, kind = "seed_everything", int
     whole = value[0 if "Got value" in message else -1].strip()
     inner = r"(?:NestedArg\(key='.*?', val=|Namespace\(\w+=|\{'\w+': )(.*?)[)}]"  # around data.NAME of a config
+    whole = whole.removeprefix("- Unexpected import path format: ")
     found = re.fullmatch(inner, whole)
     given = PYTHON.get(text := (found[1] if found else whole).strip("'"), text)
     if key == "data":

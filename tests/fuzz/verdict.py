@@ -16,7 +16,7 @@ import yaml
 
 from reslightning.__main__ import COMMANDS
 from reslightning.files import printable
-from tests.fuzz.cases import Case, case, typed
+from tests.fuzz.cases import SCENE, Case, case, typed
 from tests.fuzz.child import SECONDS, Ended, prepare, run
 
 STATUSES = (0, 1, 2, 75, 130)
@@ -59,6 +59,7 @@ def names_what_was_given(case: Case, message: str) -> bool:
         read = meant(value)
         told |= {
             value[:30],
+            value.lstrip("0"),
             repr(value),
             printable(value)[:30],
             str(read),
@@ -72,8 +73,9 @@ def names_what_was_given(case: Case, message: str) -> bool:
             or "*" in value
             or isinstance(read, bool | list | dict | type(None))
             or not value.isprintable()
+            or value in SCENE  # of whose content a message may speak
         ):
-            told |= {name, name.rpartition(".")[2]}
+            told |= {name.rstrip("+"), name.rpartition(".")[2]}
         told |= {*re.split("[=,<]", value)} if name in ("grid", "filter") else set()
         told |= {name.rstrip("+")} - known  # what is no option
     changed = case.damage is not None and case.damage[0] in ("cut", "value")  # which is then named by its option
