@@ -71,6 +71,8 @@ def _places(*given: Path | None) -> list[Path | None]:
         check_suffix(figure)
     if figure and figure == page:
         raise UserError(f"--plot and --html are both {page}: the page would replace the figure\nGive another file.")
+    if page and page.suffix.lower() not in (".html", ".htm"):  # a run's own file, say, would be replaced
+        raise UserError(f"--html {page} is no page; allowed: .html\nGive another file.")
     for file in filter(None, places):
         if file.is_dir() or not file.absolute().parent.is_dir():
             raise UserError(f"cannot write {file}: it is a folder, or its folder does not exist\nGive another.")
