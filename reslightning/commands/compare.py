@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
     args = _parser().parse_args(words)
     args.by, args.columns = _names(args.by), _names(args.columns)
-    args.plot, args.html = _places(args.plot, args.html)
+    args.plot, args.html = _places(args)
     records, notes = _records(args)
     keys = {key for record in records for key in record.summary.get("options") or {}}
     shown = select(records, [Filter.parse(text, keys) for text in args.filter])
@@ -64,9 +64,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _places(*given: Path | None) -> list[Path | None]:
+def _places(args: Namespace) -> list[Path | None]:
     """Return where figure and page go, once it is known, before any is written, that both can be."""
-    figure, page = places = [file and file.expanduser() for file in given]
+    figure, page = places = [file and file.expanduser() for file in (args.plot, args.html)]
+    for option, counts in (("log", figure), ("over", figure or page)):
+        if args[option] not in (False, "epoch") and not counts:
+            raise UserError(f"--{option} would not count: it is of the curves\nGive --plot, or leave it out.")
     if figure:
         check_suffix(figure)
     if figure and figure == page:

@@ -605,6 +605,14 @@ def test_a_run_killed_twice_is_one_line_with_one_curve(tmp_path):
     assert (row["status"], row["epoch"]) == ("finished", "40/40")
 
 
+@pytest.mark.parametrize("option", ["--log", "--over samples", "--log --html page.html"])
+def test_options_of_the_curves_alone_are_refused(cli, finished, tmp_path, option):
+    result = cli(f"compare {finished(cli)} {option}")
+    assert result.status == 2
+    assert f"{option.split()[0]} would not count" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "files", ["--plot a.png --html a.png", "--plot a.png --html no/a.html", "--plot no/a.png", "--html {run}"]
 )
