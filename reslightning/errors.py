@@ -65,6 +65,8 @@ def meaning(error: Exception, words: Sequence[str]) -> UserError | None:
     elif isinstance(error, ValueError) and "embedded null" in text:
         given = next((word for word in words if "\0" in word), "in a config")
         said = f"a path holds a zero byte, which no file's name has: {given!r}\nLeave it out."
+    elif isinstance(error, ValueError) and "environment variable" in text:
+        said = f"{text}\nUnset it, or give it as true or false."
     elif isinstance(error, OverflowError) or "Overflow when unpacking" in text:
         given = [word for word in words if re.search(r"\d{10}|\de\d", word)]
         said = f"a number is too large to count with: {' '.join(given) or 'in a config'}\nGive a smaller one."

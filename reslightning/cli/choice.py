@@ -198,3 +198,11 @@ def find_weights(
             "--model.weights (torchvision:NAME, a run directory or a file)"
         )
     return Run(directory) if directory else None, source
+
+
+def check_output(output: str | None) -> None:
+    """Raise UserError where predictions would replace a file that a run is made of, its config.yaml say."""
+    file = Path(output or "").expanduser().resolve()
+    run = next((folder for folder in file.parents[:2] if (folder / layout.SUMMARY).is_file()), None)
+    if run and file.is_file() and file.parent.name != layout.EVALUATIONS:
+        raise UserError(f"--output {output} is a file that the run {run} is made of\nGive another.")

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from reslightning.cli.choice import belongs_to, find_run, find_weights, places
+from reslightning.cli.choice import belongs_to, check_output, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import refuse, refuse_dropped, refuse_linked
 from reslightning.cli.explain import explain, option_types, unwrapped
@@ -281,6 +281,7 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             if not (self._options.output or self.run):
                 raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
+            check_output(self._options.output)
             callbacks.append(PredictionWriter(self._predictions))
         if self.segment:
             keep_apart(callbacks, self.segment.run)

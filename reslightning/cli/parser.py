@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -60,6 +61,10 @@ class CommandParser(jsonargparse.ArgumentParser):
     def parse_args(self, args: Sequence[str], **options: Any) -> jsonargparse.Namespace:  # type: ignore[override]
         """Return the options that a command line gives."""
         self._words = underscored(args)
+        for before, word in itertools.pairwise(["", *self._words]):
+            if word == "" or re.fullmatch(r"--\w+=", word):
+                name = word.rstrip("=") or (before if before.startswith("--") else "what is given")
+                raise UserError(f"{name} is empty, '', a variable that is not set perhaps\nGive it, or leave it out.")
         return super().parse_args(self._words, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -6,6 +6,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from reslightning.cli.parser import CommandParser
@@ -21,12 +22,20 @@ from reslightning.commands.bench_data import (
     ratio,
 )
 from reslightning.data import CIFAR10
-from reslightning.data.registry import DATA_SETS
+from reslightning.data.registry import DATA_SETS, load
+from reslightning.errors import UserError
 from reslightning.models.resnet import build_model
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.optim import Optim, make_optimizer
 from reslightning.train.preemption import Preemption
 from reslightning.train.throughput import WARM_UP, Throughput
+
+# What is measured that looks at an option.
+LOOKED_AT = {
+    "batch_size": ("train", "data of images in memory"),
+    "arch": ("train",),
+    **dict.fromkeys(("reference", "size", "gpu_rate"), ("data of image files",)),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -54,9 +63,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=50, help="train: measured steps of one measurement")
     parser.add_argument("--arch", default="resnet20", help="train: the network")
     args = parser.parse_args(argv[1:])
-    for name in ("rounds", "steps", "batch_size", "seconds"):
+    for name in ("rounds", "steps", "batch_size", "seconds", "size", "gpu_rate"):
         if not args[name] > 0:
             parser.error(f"--{name}={args[name]} is not allowed; it must be above zero")
+    _refuse_idle(args, parser.get_defaults())
     if args.what == "data":
         bench_data(args)
     elif args.data != "CIFAR10":
@@ -67,6 +77,18 @@ def main(argv: list[str]) -> int:
         with quiet():
             _bench_train(data, args.arch, args.rounds, args.steps)
     return 0
+
+
+def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
+    """Raise UserError for options that what is measured does not look at."""
+    data = "data of image files" if load(args.data).reads_files else "data of images in memory"
+    kind = "train" if args.what == "train" else data
+    for name, having in LOOKED_AT.items():
+        if kind not in having and args[name] != defaults[name]:
+            where = " and ".join(f"bench {one}" for one in having)
+            raise UserError(
+                f"--{name}={args[name]} is nothing to bench {kind}; it is an option of {where}\nLeave it out."
+            )
 
 
 def _bench_train(data: CIFAR10, arch: str, rounds: int, steps: int) -> None:

@@ -118,6 +118,8 @@ def plain_memory_loader(data: InMemory) -> DataLoader[Any]:
     # Only its reader of files is passed over, because it takes the python layout with official checksums alone.
     plain = datasets.CIFAR10.__new__(datasets.CIFAR10)
     images, labels = data.load(train=True)
+    if data.batch_size > len(images):
+        raise UserError(f"--batch_size={data.batch_size} is more than there are training images: {len(images):,}")
     plain.data, plain.targets = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
     plain.target_transform = None
     plain.transform = transforms.Compose(

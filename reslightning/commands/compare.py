@@ -31,8 +31,7 @@ def main(argv: list[str]) -> int:
         words[at : at + 2] = [f"--sort={words[at + 1]}"]
     args = _parser().parse_args(words)
     args.by, args.columns = _names(args.by), _names(args.columns)
-    if args.plot:
-        check_suffix(args.plot)
+    args.plot, args.html = _places(args)
     records, notes = _records(args)
     keys = {key for record in records for key in record.summary.get("options") or {}}
     shown = select(records, [Filter.parse(text, keys) for text in args.filter])
@@ -63,6 +62,24 @@ def main(argv: list[str]) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     return 0
+
+
+def _places(args: Namespace) -> list[Path | None]:
+    """Return where figure and page go, once it is known, before any is written, that both can be."""
+    figure, page = places = [file and file.expanduser() for file in (args.plot, args.html)]
+    for option, counts in (("log", figure), ("over", figure or page)):
+        if args[option] not in (False, "epoch") and not counts:
+            raise UserError(f"--{option} would not count: it is of the curves\nGive --plot, or leave it out.")
+    if figure:
+        check_suffix(figure)
+    if figure and figure == page:
+        raise UserError(f"--plot and --html are both {page}: the page would replace the figure\nGive another file.")
+    if page and page.suffix.lower() not in (".html", ".htm"):  # a run's own file, say, would be replaced
+        raise UserError(f"--html {page} is no page; allowed: .html\nGive another file.")
+    for file in filter(None, places):
+        if file.is_dir() or not file.absolute().parent.is_dir():
+            raise UserError(f"cannot write {file}: it is a folder, or its folder does not exist\nGive another.")
+    return places
 
 
 def _tables(runs: list[RunRecord], by: list[Column], sort: Column, *, largest_first: bool) -> list[Table]:

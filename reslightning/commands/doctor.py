@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--data",
         type=Path,
-        default=os.environ.get("RESLIGHTNING_DATA"),
+        default=os.environ.get("RESLIGHTNING_DATA") or None,
         metavar="DIR",
         help="the data's folder or file",
     )
@@ -80,7 +80,7 @@ def _checks(args: Namespace) -> Iterator[Line]:
     yield from _limits(given, speed)
     if args.stage_to:
         yield from _folder("staging directory", Path(os.path.expandvars(args.stage_to)), 0)
-    yield from _data(Path(args.data) if args.data else None)
+    yield from _data(Path(args.data).expanduser() if args.data else None)
     yield from _wandb()
     yield from _versions()
 
@@ -91,6 +91,8 @@ def _checks(args: Namespace) -> Iterator[Line]:
 def _tasks(given: Allocation | None, args: Namespace) -> Iterator[Line]:
     if given is None:
         yield OK, "Slurm", "not inside a job" + ("" if shutil.which("sbatch") else ", and no sbatch on the PATH")
+        if args.devices or args.num_nodes:
+            yield WARN, "tasks", "--devices and --num_nodes are compared with a job's, and this is none"
         return
     try:
         plan = Plan.of(given)
@@ -119,7 +121,7 @@ def _cpus(given: Allocation, plan: Plan) -> Iterator[Line]:
             "CPUs",
             f"{given.cpus} for {plan.tasks_per_node} tasks on a node: add --cpus-per-gpu or --cpus-per-task",
         )
-    elif inherited and int(inherited) != plan.cpus_per_task:
+    elif inherited and inherited != str(plan.cpus_per_task):
         yield WARN, "CPUs", f"{found}, but SRUN_CPUS_PER_TASK={inherited} is what a plain srun takes: unset it"
     elif used < given.cpus - plan.tasks_per_node:
         yield WARN, "CPUs", f"{found}: {given.cpus - used} are not used"
@@ -206,7 +208,7 @@ def _data(path: Path | None) -> Iterator[Line]:
     if path is None:
         yield OK, "data", "none given: --data, or $RESLIGHTNING_DATA; the digits need none"
         return
-    files = [path] if path.is_file() else [file for file in _some_files(path) if file.stat().st_size]
+    files = [path] if path.is_file() else _some_files(path)
     if not files:
         yield BAD, "data", f"no files under {path.absolute()}"
         return
@@ -229,7 +231,8 @@ def _data(path: Path | None) -> Iterator[Line]:
 def _some_files(path: Path) -> list[Path]:
     found: list[Path] = []
     for folder, _, names in os.walk(path):
-        found += [Path(folder) / name for name in names]
+        for file in (Path(folder) / name for name in names):
+            found += [file] if file.is_file() and file.stat().st_size else []  # no link to nowhere, and no pipe
         if len(found) >= 1000:  # a tree of a million files takes minutes to walk
             break
     return found

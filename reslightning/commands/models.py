@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jsonargparse.typing import PositiveInt
+
 from reslightning.cli.parser import CommandParser
 from reslightning.models.architectures import SHORTCUTS, cost, get_architecture, list_architectures, resolve_options
 from reslightning.models.published import PUBLISHED, Published
@@ -17,7 +19,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", nargs="*", help="networks to show, also of other depths (resnet26); all by default")
     parser.add_argument("--shortcut", help=f"{', '.join(SHORTCUTS)} instead of the network's own")
     parser.add_argument("--version", help="v1, v1.5 or v2 instead of the network's own")
-    parser.add_argument("--num_classes", type=int, help="outputs instead of the network's own number")
+    parser.add_argument(
+        "--num_classes", type=PositiveInt, metavar="N", help="outputs instead of the network's own number"
+    )
     args = parser.parse_args(argv[1:])
     header = ("network", "layers", "shortcut", "version", "parameters", "multiply-adds", "input", "classes")
     rows = [header]

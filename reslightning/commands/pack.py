@@ -34,6 +34,7 @@ SHARD = 2e9  # bytes of the source that make a tar
 MOST = 64  # tars of a split
 RECORD = "pack.json"  # what the tars were made of, and their checksums
 Quality = restricted_number_type("Quality", int, [(">=", 1), ("<=", 100)], docstring="a whole number, 1 to 100")
+QUALITY = 90
 SUMS = "SHA256SUMS"  # the checksums, for sha256sum --check
 
 
@@ -90,10 +91,15 @@ class Shard:
 def main(argv: list[str]) -> int:
     """Pack what is not packed yet."""
     args = _parser().parse_args(argv[1:])
+    args.source, args.dest = args.source.expanduser(), args.dest.expanduser()
     if not args.source.exists():
         raise UserError(f"no such folder or tar: {args.source.absolute()}")
+    if args.source.resolve() == args.dest.resolve():
+        raise UserError(f"{args.dest} is the source, which would then hold its images twice\nGive another folder.")
+    if args.quality is not None and args.max_side is args.short_side is None:
+        raise UserError(f"--quality={args.quality} would not count: what is not scaled stays as it is\nLeave it out.")
     check_folder(args.dest)  # before the source is indexed
-    resize = Resize(args.max_side, args.short_side, args.quality)
+    resize = Resize(args.max_side, args.short_side, args.quality or QUALITY)
     with withdrawn():
         source = Source(args.source, args.index_dir)
         print("".join(f"{line}\n" for line in source.notes()), end="")
@@ -134,13 +140,8 @@ def _parser() -> CommandParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--max_side", type=PositiveInt, metavar="N", help="scale the longer side down to N pixels")
     size.add_argument("--short_side", type=PositiveInt, metavar="N", help="scale the shorter side down to N pixels")
-    add(
-        "--quality",
-        type=Quality,
-        default=90,
-        metavar="Q",
-        help="JPEG quality of what is scaled, 1 to 100 (default: 90)",
-    )
+    text = f"JPEG quality of what is scaled, 1 to 100 (default: {QUALITY})"
+    add("--quality", type=Quality, metavar="Q", help=text)
     cpus = len(os.sched_getaffinity(0))
     add("--workers", type=PositiveInt, default=cpus, metavar="N", help=f"processes (default: the CPUs, here {cpus})")
     add("--index_dir", type=Path, metavar="DIR", help="where the source's index goes if not beside it")

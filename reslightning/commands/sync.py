@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from jsonargparse.typing import PositiveFloat
+
 from reslightning.cli.configs import load_config
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import TrainingError, UserError
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     text = "run directories, or folders of them (default: runs)"
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUN", help=text)
     text = "seconds for each run's upload (default: 300)"
-    parser.add_argument("--timeout", type=float, default=SECONDS, metavar="S", help=text)
+    parser.add_argument("--timeout", type=PositiveFloat, default=SECONDS, metavar="S", help=text)
     args = parser.parse_args(argv[1:])
     directories = list(dict.fromkeys(directory for path in args.runs for directory in find_runs(path.expanduser())))
     if not directories:

@@ -127,7 +127,7 @@ def get_architecture(name: str) -> Architecture:
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    match = re.fullmatch(rf"({'|'.join(FAMILIES)})(\d{{1,100}})", name)
+    match = re.fullmatch(rf"({'|'.join(FAMILIES)})([1-9]\d{{0,99}})", name, re.ASCII)
     if match is None:
         raise UserError(
             f"unknown architecture {name!r}{near_misses(name, ARCHITECTURES)}\n"

@@ -231,8 +231,9 @@ def torchvision_weights(source: str, arch: str | None = None) -> Any:
         given_arch, name = name, "DEFAULT"
     arch = given_arch or arch
     if arch not in known:
+        meant = name if arch is None else arch
         raise UserError(
-            f"torchvision has no weights for {arch!r}{near_misses(str(arch), known)}\nallowed: {', '.join(known)}"
+            f"torchvision has no weights for {meant!r}{near_misses(meant.lower(), known)}\nallowed: {', '.join(known)}"
         )
     entries = {entry.name: entry for entry in get_model_weights(arch)}
     entries["DEFAULT"] = get_model_weights(arch).DEFAULT

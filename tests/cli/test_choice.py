@@ -208,3 +208,17 @@ def test_a_directory_of_an_older_name_goes_on(cli, tmp_path):
     done = cli(line)
     assert f"{older}: continues behind epoch 1" in done.out
     assert runs() == [older]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "checkpoints/last.ckpt"])
+def test_predictions_replace_no_file_of_a_run_s(cli, finished, tmp_path, name):
+    run = Path(shutil.copytree(finished(cli), tmp_path / "run"))
+    before = (run / name).read_bytes()
+    refused = cli(f"predict --run_dir run --output run/{name}")
+    assert refused.status == 2
+    assert f"--output run/{name} is a file that the run" in refused.err
+    assert (run / name).read_bytes() == before
+    page = cli(f"compare run --html run/{name}")
+    assert page.status == 2
+    assert "is no page" in page.err
+    assert [cli("predict --run_dir run --output run/out.csv").status, cli("compare run").status] == [0, 0]

@@ -79,6 +79,48 @@ def test_a_file_where_a_folder_must_be(cli, tmp_path, line):
     assert list(tmp_path.iterdir()) == [tmp_path / "FILE"]
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("compare --by ''", "--by"),
+        ("compare --columns=", "--columns"),
+        ("compare ''", "what is given"),
+        ("submit --dry-run --partition '' -- fit", "--partition"),
+        ("submit --dry-run --logs= -- fit", "--logs"),
+        ("fetch cifar10 --to ''", "--to"),
+        ("doctor --stage-to ''", "--stage_to"),
+        ("models resnet20 --version=", "--version"),
+        ("sync ''", "what is given"),
+    ],
+)
+def test_what_is_empty_is_asked_about(cli, tmp_path, line, name):
+    refused(cli(line), f"{name} is empty", "a variable that is not set")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("models resnet20 --num_classes 0", "--num_classes=0 is not allowed"),
+        ("models resnet20 --num_classes -1", "--num_classes=-1 is not allowed"),
+        ("models resnet020", "did you mean 'resnet20'"),
+        ("fit --model.arch resnet\uff12\uff10", "unknown architecture"),
+        ("fetch torchvision:resnet20 --to x", "torchvision has no weights for 'resnet20'"),
+        ("fetch torchvision:RESNET18 --to x", "for 'RESNET18'; did you mean 'resnet18'"),
+        ("sync --timeout 0", "--timeout=0 is not allowed"),
+        ("sync --timeout -5", "--timeout=-5 is not allowed"),
+    ],
+)
+def test_values_that_mean_nothing(cli, tmp_path, line, said):
+    refused(cli(line), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variable_of_the_parser_s(cli, monkeypatch):
+    monkeypatch.setenv("JSONARGPARSE_DEBUG", "1")
+    refused(cli("fit --model.arch resnet8"), "JSONARGPARSE_DEBUG: 1", "true or false")
+
+
 @pytest.mark.parametrize("line", ["compare run", "fit --run_dir run", "test --run_dir run", "sync run"])
 @pytest.mark.parametrize("name", ["summary.json", "config.yaml", "metrics.csv"])
 def test_a_pipe_where_a_file_must_be(cli, tmp_path, line, name):

@@ -49,3 +49,22 @@ def test_bench_data_of_any_data_set_in_memory(cli):
     assert result.status == 0, result.err
     assert "Digits to normalised float batches of 128" in result.out
     assert len(re.findall(r"[\d,]+ images/s", result.out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("data --data Digits --batch_size 100000", "--batch_size=100000 is more than there are training images: 1,438"),
+        ("data --data Digits --size 64", "--size=64 is nothing to bench data of images in memory"),
+        ("data --data Digits --gpu_rate 100", "--gpu_rate=100.0 is nothing to bench data of images in memory"),
+        ("data --data ImageFolder --batch_size 64", "--batch_size=64 is nothing to bench data of image files"),
+        ("data --arch resnet56", "--arch=resnet56 is nothing to bench data of images in memory; it is"),
+        ("train --reference there", "--reference=there is nothing to bench train"),
+        ("data --data ImageFolder --size 0", "--size=0 is not allowed"),
+        ("data --data ImageFolder --gpu_rate -1", "--gpu_rate=-1.0 is not allowed"),
+    ],
+)
+def test_what_would_not_be_measured_is_refused(cli, line, said):
+    result = cli(f"bench {line} --rounds 1 --seconds 0.1")
+    assert result.status == 2
+    assert said in result.err

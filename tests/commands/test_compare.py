@@ -603,3 +603,23 @@ def test_a_run_killed_twice_is_one_line_with_one_curve(tmp_path):
     )
     (row,) = json.loads(shown.stdout)
     assert (row["status"], row["epoch"]) == ("finished", "40/40")
+
+
+@pytest.mark.parametrize("option", ["--log", "--over samples", "--log --html page.html"])
+def test_options_of_the_curves_alone_are_refused(cli, finished, tmp_path, option):
+    result = cli(f"compare {finished(cli)} {option}")
+    assert result.status == 2
+    assert f"{option.split()[0]} would not count" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "files", ["--plot a.png --html a.png", "--plot a.png --html no/a.html", "--plot no/a.png", "--html {run}"]
+)
+def test_figure_and_page_are_written_both_or_none(cli, finished, tmp_path, files):
+    run = finished(cli)
+    result = cli(f"compare {run} {files.format(run=run)}")
+    assert result.status == 2
+    assert "Give another" in result.err
+    assert result.out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -60,3 +60,32 @@ def test_without_torch():
     code = "import sys; from reslightning.__main__ import main; main(['doctor']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("False\n"), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["link to nowhere", "pipe", "loop"])
+def test_what_is_no_data_beside_data(cli, tmp_path, kind):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("data")
+    odd = tmp_path / "data" / "odd"
+    os.mkfifo(odd) if kind == "pipe" else odd.symlink_to("odd" if kind == "loop" else "nowhere")
+    result = cli("doctor --data data")
+    assert result.status == 0, result.err
+    assert "in 1 files" in result.out
+
+
+def test_a_number_of_cpus_that_is_none(cli, job):
+    job(SRUN_CPUS_PER_TASK="all")
+    assert "but SRUN_CPUS_PER_TASK=all" in cli("doctor").out
+
+
+@pytest.mark.parametrize("value", ["", "~/data"])
+def test_where_data_is_by_the_variable(cli, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("data")
+    monkeypatch.setenv("RESLIGHTNING_DATA", value)
+    assert ("in 1 files" if value else "none given") in cli("doctor").out
+
+
+def test_devices_without_a_job_are_compared_with_nothing(cli):
+    assert "warn  tasks" in cli("doctor --devices 4").out

@@ -157,3 +157,22 @@ def test_a_full_disk(cli, tree, tmp_path):
         assert "has no room" in result.err
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{tree} {tree}", "is the source, which would then hold its images twice"),
+        ("{tree} {tree}/train/..", "is the source"),
+        ("{tree} out --quality 90", "--quality=90 would not count"),
+        ("{tree} ''", "is empty"),
+        ("'' out", "is empty"),
+    ],
+)
+def test_what_would_not_count_leaves_nothing(cli, tree, tmp_path, given, said):
+    before = sorted(tree.rglob("*"))
+    result = cli(f"pack {given.format(tree=tree)}")
+    assert result.status == 2
+    assert said in result.err
+    assert sorted(tree.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
