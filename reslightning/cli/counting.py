@@ -15,6 +15,7 @@ from reslightning.cli.options import LINKED
 from reslightning.data import registry
 from reslightning.data.base import SEED
 from reslightning.errors import UserError
+from reslightning.evaluation.protocols import choose
 from reslightning.ranges import Range
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
@@ -46,6 +47,12 @@ LIMITS = {
     "validate": ("limit_val_batches",),
     "test": ("limit_test_batches",),
     "predict": ("limit_predict_batches",),
+}
+ONLY = {  # the package's own options that some commands have
+    "output": ("predict",),
+    "fresh": ("fit",),
+    "protocol": ("validate", "test"),
+    "average": ("validate", "test"),
 }
 NEEDED = ("max_epochs", "check_val_every_n_epoch")
 GROUPS = ("data", "model", "trainer", "model.optim", "model.schedule")
@@ -107,9 +114,10 @@ def refuse(command: str, words: Sequence[str], options: Any) -> None:
     _refuse_trainer(command, options)
     if options.seed_everything not in SEED:
         raise UserError(f"seed_everything={options.seed_everything} is out of range; allowed: {SEED.words}")
-    for name, only in (("output", "predict"), ("fresh", "fit")):
-        if options.get(name) and command != only:
-            raise UserError(f"--{name} means nothing to {command}; it is an option of {only}")
+    for name, only in ONLY.items():
+        if options.get(name) and command not in only:
+            raise UserError(f"--{name} means nothing to {command}; it is an option of {' and '.join(only)}")
+    choose(options.protocol, options.average)
     _refuse_unused(given, options)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(
