@@ -34,9 +34,8 @@ def logits(network: nn.Module, view: Image.Image, name: str) -> Tensor:
     x = F.relu(network.bn1(network.conv1(torch.tensor(pixels).permute(2, 0, 1)[None])))
     x = network.layer4(network.layer3(network.layer2(network.layer1(network.maxpool(x)))))[0]
     side = 7 if name in ("dense", "multi-scale") else x.shape[-1]
-    ends = [range(length - side + 1) for length in x.shape[1:]]
-    places = [x[:, i : i + side, j : j + side].mean((1, 2)) for i in ends[0] for j in ends[1]]
-    return torch.stack([network.fc(place) for place in places]).mean(0)
+    places = x.unfold(1, side, 1).unfold(2, side, 1).mean((3, 4)).flatten(1)
+    return network.fc(places.T).mean(0)
 
 
 def probabilities(
