@@ -85,7 +85,7 @@ def _evaluated(run: RunRecord, record: Mapping[str, Any], name: str) -> Evaluate
     facts: dict[str, Any] = {**run.summary, "protocol": record["protocol"]}
     facts["dataset"] = record.get("dataset", facts.get("dataset"))
     if split == "test" and facts.get("val_source") == "held-out":
-        facts |= {"val_source": "test", "val_part": None}
+        facts |= {"val_source": "test", "val_part": record.get("part")}
     digest, there = (record.get("fingerprint") or {}).get("data"), facts.get("fingerprint") or {}
     if digest and there.get("data"):
         facts["fingerprint"] = {**there, "data": {**there["data"], "digest": digest}}

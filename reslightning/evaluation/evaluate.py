@@ -137,6 +137,7 @@ def _found(model: ImageClassifier, data: DataModule, split: Split) -> dict[str, 
     names, images = map(printable, data.answers or data.class_names), model.confusion.sum(1).tolist()
     rows = zip(names, images, class_accuracies(model.confusion), strict=True)
     return {
+        "part": data.part(split),
         "images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)},
         "metrics": metrics,
         "classes": {"evaluated": sum(count > 0 for count in images), "of": len(images)},
