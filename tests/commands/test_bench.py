@@ -49,3 +49,16 @@ def test_bench_data_of_any_data_set_in_memory(cli):
     assert result.status == 0, result.err
     assert "Digits to normalised float batches of 128" in result.out
     assert len(re.findall(r"[\d,]+ images/s", result.out)) == 2
+
+
+def test_bench_evaluate(cli, tmp_path):
+    root = tree(tmp_path / "tree", train=1)
+    result = cli(f"bench evaluate --data ImageFolder --root {root} --arch resnet8 --size 16 --rounds 1")
+    assert result.status == 0, result.err
+    loop, center, ten = (float(n.replace(",", "")) for n in re.findall(r"([\d,]+) images/s", result.out))
+    fast = float(re.search(r"center is ([\d.]+) times", result.out)[1])
+    assert fast == pytest.approx(center / loop, rel=0.1, abs=0.05)
+    assert float(re.search(r"ten-crop takes ([\d.]+) times", result.out)[1]) == pytest.approx(loop / ten / 10, rel=0.2)
+    refused = cli("bench evaluate --data CIFAR10")
+    assert refused.status == 2
+    assert "bench evaluate measures pictures of any size" in refused.err

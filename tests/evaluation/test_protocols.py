@@ -1,6 +1,5 @@
 """Test protocols by the command line, picture by picture against a plain reference, on a network whose answers vary."""
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -27,18 +26,11 @@ THIN = replace(architectures.ARCHITECTURES["resnet18"], widths=(4, 8, 16, 32))
 LINE = "test --data ImageFolder --data.num_workers 0 --trainer.precision 64-true --wandb.mode disabled"
 
 
-@pytest.fixture(scope="session")
-def pictures(sample) -> list[bytes]:
-    """64 of ImageNet's own files, none of them square."""
-    found = [content for content in sample if len(set(Image.open(io.BytesIO(content)).size)) == 2]
-    return found[::3][:64]
-
-
-def folder(place: Path, contents: list[bytes]) -> Path:
+def folder(place: Path, contents: list[bytes], classes=CLASSES) -> Path:
     """Make val/CLASS/FILE of pictures, whose order by index is theirs."""
     for number, content in enumerate(contents):
-        label = number * len(CLASSES) // len(contents)
-        path = place / "val" / CLASSES[label] / f"{number:03}.JPEG"
+        label = number * len(classes) // len(contents)
+        path = place / "val" / classes[label] / f"{number:03}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return place
