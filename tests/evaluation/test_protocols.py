@@ -254,6 +254,17 @@ def test_every_evaluation_has_a_file_of_its_own(cli, trained):
     assert found["test-center-40-32.json"]["average"] is None
 
 
+def test_a_stopped_evaluation_leaves_what_was_there(cli, trained, tmp_path):
+    run = trained(cli)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    strike = f"--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {tmp_path}/mark"
+    where = "--trainer.callbacks.step 0 --trainer.callbacks.place val"
+    stopped = cli(f"validate --run_dir {run} --protocol ten-crop {strike} {where}")
+    assert stopped.status == 75
+    assert (tmp_path / "mark").exists()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
