@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,16 @@ def kill_behind(epochs: int, line: str, run: Path) -> None:
         time.sleep(0.05)
     child.kill()
     child.communicate()
+
+
+@pytest.fixture(scope="session")
+def sample() -> list[bytes]:
+    """200 of ImageNet's own files."""
+    path = SHARED / "data" / "imagenet-sample.tar"
+    if not path.is_file():
+        pytest.skip(f"needs real ImageNet files: no {path} (RESLIGHTNING_SHARED names the folder elsewhere)")
+    with tarfile.open(path) as archive:
+        return [archive.extractfile(member).read() for member in archive if member.isfile()]
 
 
 @pytest.fixture(scope="session")

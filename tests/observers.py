@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from reslightning.run import layout
@@ -198,3 +199,18 @@ class Log(Callback):
 
     def on_validation_epoch_end(self, trainer, pl_module):
         pl_module.log("mine", 1.0)
+
+
+class Answers(Callback):
+    """Save the logits, labels and indices of every evaluation's samples as FILE.EVALUATION.RANK, counted from 0."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.parts, self.count = file, [], 0
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.parts.append(outputs)
+
+    def on_test_epoch_end(self, trainer, pl_module):
+        found = {key: torch.cat([part[key] for part in self.parts]) for key in self.parts[0]}
+        torch.save(found, f"{self.file}.{self.count}.{trainer.global_rank}")
+        self.parts, self.count = [], self.count + 1

@@ -15,6 +15,7 @@ from reslightning.cli.declared import TRAINING
 from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
+from reslightning.evaluation.protocols import choose
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
@@ -38,6 +39,12 @@ LIMITS = {
     "validate": ("limit_val_batches",),
     "test": ("limit_test_batches",),
     "predict": ("limit_predict_batches",),
+}
+ONLY = {  # the package's own options that some commands have
+    "output": ("predict",),
+    "fresh": ("fit",),
+    "protocol": ("validate", "test"),
+    "average": ("validate", "test"),
 }
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
@@ -130,9 +137,10 @@ def refuse(command: str, words: Sequence[str], options: Any, types: Mapping[str,
         raise UserError(f"seed_everything={options.seed_everything} is out of range; allowed: {SEED.words}")
     if not isinstance(options.fresh, bool):
         raise UserError(f"fresh={options.fresh} is not allowed\nallowed: true or false")
-    for name, only in (("output", "predict"), ("fresh", "fit")):
-        if options.get(name) and command != only:
-            raise UserError(f"--{name} means nothing to {command}; it is an option of {only}")
+    for name, only in ONLY.items():
+        if options.get(name) and command not in only:
+            raise UserError(f"--{name} means nothing to {command}; it is an option of {' and '.join(only)}")
+    choose(options.protocol, options.average)
     _refuse_unused(given, options)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(

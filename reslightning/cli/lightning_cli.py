@@ -35,6 +35,7 @@ from reslightning.evaluation.checks import check_use, known_classes
 from reslightning.evaluation.evaluate import evaluate, file_name, say_differences
 from reslightning.evaluation.findings import Findings
 from reslightning.evaluation.predict import PredictionWriter
+from reslightning.evaluation.protocols import choose
 from reslightning.models.weights import read_checkpoint
 from reslightning.run.directory import Run
 from reslightning.run.record import weights_file
@@ -168,7 +169,7 @@ class CLI(LightningCLI):
     def _text(self) -> str:
         """Return the resolved configuration as YAML, without what only this command is about."""
         config = self._options.clone()
-        for key in ("config", "run_dir", "fresh", "output"):
+        for key in ("config", "run_dir", "fresh", "output", "protocol", "average"):
             config.pop(key, None)
         return self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
 
@@ -337,6 +338,7 @@ class CLI(LightningCLI):
             model,
             data,
             split,
+            protocols=choose(self._options.protocol, self._options.average),
             weights=self._options.model.weights,
             content=self.content,
             run=self.run,

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse.typing import NonNegativeFloat
@@ -27,6 +27,16 @@ OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "
 OWN: dict[str, tuple[Any, Any, str]] = {
     "run_dir": (str | None, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
     "output": (str | None, None, "predict: the CSV file to write (default: in the run directory)"),
+    "protocol": (
+        str | None,
+        None,
+        "validate, test: center, flip, ten-crop, dense or multi-scale, several with commas (default: as in training)",
+    ),
+    "average": (
+        Literal["probabilities", "logits"] | None,
+        None,
+        "validate, test: what of a protocol's views is averaged (default: probabilities)",
+    ),
     "checkpoint_minutes": (NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
     "fresh": (None, False, "fit: start another run beside one of the same configuration"),
 }

@@ -21,6 +21,7 @@ from reslightning.commands.bench_data import (
     print_rates,
     ratio,
 )
+from reslightning.commands.bench_evaluate import bench_evaluate
 from reslightning.data import CIFAR10
 from reslightning.data.registry import DATA_SETS, load
 from reslightning.errors import UserError
@@ -32,9 +33,10 @@ from reslightning.train.throughput import WARM_UP, Throughput
 
 # What is measured that looks at an option.
 LOOKED_AT = {
-    "batch_size": ("train", "data of images in memory"),
-    "arch": ("train",),
-    **dict.fromkeys(("reference", "size", "gpu_rate"), ("data of image files",)),
+    "batch_size": ("train", "data of images in memory", "evaluate"),
+    "arch": ("train", "evaluate"),
+    "size": ("data of image files", "evaluate"),
+    **dict.fromkeys(("reference", "gpu_rate"), ("data of image files",)),
 }
 
 
@@ -46,14 +48,15 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument(
         "what",
-        choices=["data", "train"],
+        choices=["data", "train", "evaluate"],
         help="data: the loader on one core against torchvision's data set with PIL transforms; "
-        "train: training on CIFAR-10 against a hand-written loop over that loader",
+        "train: training on CIFAR-10 against a hand-written loop over that loader; "
+        "evaluate: test by center and ten-crop against a hand-written loop",
     )
-    parser.add_argument("--data", choices=[*DATA_SETS], default="CIFAR10", help="data: of which")
+    parser.add_argument("--data", choices=[*DATA_SETS], default="CIFAR10", help="data, evaluate: of which")
     parser.add_argument("--root", help="where the data is (default: $RESLIGHTNING_DATA, else ./data)")
     parser.add_argument("--reference", help="data: what torchvision reads, the original files of a packed source")
-    parser.add_argument("--size", type=int, default=224, help="data: training crops of files, in pixels")
+    parser.add_argument("--size", type=int, default=224, help="data, evaluate: crops of files, in pixels")
     parser.add_argument(
         "--gpu_rate", type=float, default=2500, help="data: images/s that a GPU takes (ResNet-50, A100)"
     )
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, in turn")
     parser.add_argument("--seconds", type=float, default=4.0, help="data: length of one measurement")
     parser.add_argument("--steps", type=int, default=50, help="train: measured steps of one measurement")
-    parser.add_argument("--arch", default="resnet20", help="train: the network")
+    parser.add_argument("--arch", default="resnet20", help="train, evaluate: the network")
     args = parser.parse_args(argv[1:])
     for name in ("rounds", "steps", "batch_size", "seconds", "size", "gpu_rate"):
         if not args[name] > 0:
@@ -69,6 +72,8 @@ def main(argv: list[str]) -> int:
     _refuse_idle(args, parser.get_defaults())
     if args.what == "data":
         bench_data(args)
+    elif args.what == "evaluate":
+        bench_evaluate(args)
     elif args.data != "CIFAR10":
         parser.error("bench train measures CIFAR-10")
     else:
@@ -82,7 +87,7 @@ def main(argv: list[str]) -> int:
 def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
     """Raise UserError for options that what is measured does not look at."""
     data = "data of image files" if load(args.data).reads_files else "data of images in memory"
-    kind = "train" if args.what == "train" else data
+    kind = data if args.what == "data" else args.what
     for name, having in LOOKED_AT.items():
         if kind not in having and args[name] != defaults[name]:
             where = " and ".join(f"bench {one}" for one in having)

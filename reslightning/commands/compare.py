@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 
 from reslightning.cli.parser import CommandParser
 from reslightning.compare.columns import COLUMNS, DEFAULT, RUNS, Column, column, differing, usual_columns
+from reslightning.compare.evaluations import evaluated
 from reslightning.compare.figures import check_suffix, curves, plot
 from reslightning.compare.filters import Filter, select
 from reslightning.compare.groups import Table, grouped, sections
@@ -131,6 +132,8 @@ def _parser() -> CommandParser:
     add = parser.add_argument
     text = "run directories, folders of them, or wandb:ENTITY/PROJECT (default: runs)"
     add("runs", nargs="*", default=["runs"], metavar="RUN", help=text)
+    text = "what test and validate said by this protocol (ten-crop), in place of the training's validation"
+    add("--protocol", metavar="NAME", help=text)
     text = "one row for all runs of a value, arch or options, several with commas: mean and deviation over them"
     add("--by", metavar="KEY", help=text)
     add("--diff", action="store_true", help="the options in which the runs differ, instead of the usual columns")
@@ -176,7 +179,8 @@ def _records(args: Namespace) -> tuple[list[RunRecord], list[str]]:
     for run in unique:
         if names[run.name] > 1:
             run.name = run.source
-    return unique, [*notes, *copies]
+    found, lines = evaluated(unique, args.protocol) if args.protocol else (unique, [])
+    return found, [*notes, *copies, *lines]
 
 
 def _without_copies(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:

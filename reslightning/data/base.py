@@ -20,10 +20,12 @@ from torch.utils.data import DataLoader
 
 from reslightning.cluster.staging import stage
 from reslightning.data import augmentations, autoaugment
+from reslightning.data.decode import Pixels
 from reslightning.data.options import Checked, keep
 from reslightning.data.progress import started_by_lightning, training_position
 from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.views import Views
 from reslightning.data.workers import ignore_signals
 from reslightning.errors import UserError
 from reslightning.ranges import SEED, Range
@@ -68,6 +70,10 @@ class DataModule(LightningDataModule, metaclass=Checked):
     skips: bool = False  # corrupt images
     unused: ClassVar[frozenset[str]] = frozenset()  # options that mean nothing to it
     upright: bool = False  # whether image files are turned as their EXIF data says
+    # What is evaluated of an image [H, W, 3], in place of its middle, where a protocol says; and how many middles that
+    # is as large as.
+    views: Callable[[Pixels], Sequence[Pixels]] | None = None
+    crops: int = 1
     answers: Sequence[str] | None = None  # the classes that an evaluated network knows, where they are others
     columns: Tensor | None = None  # of these, each class's
     arrived: float = 0.0  # when the last batch came from the loader, of time.perf_counter()
@@ -161,8 +167,8 @@ class DataModule(LightningDataModule, metaclass=Checked):
         """Return a loader of what ``pixels`` takes, in a sampler's order."""
 
     @abstractmethod
-    def pixels(self, content: Any, split: Split, epoch: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [B, 3, H, W], uint8, labels [B] and indices [B] of what a loader gave.
+    def pixels(self, content: Any, split: Split, epoch: int | None) -> tuple[Any, Tensor, Tensor]:
+        """Return images [B, 3, H, W], uint8, or ``views`` of them, labels [B] and indices [B] of what a loader gave.
 
         In training ``epoch`` chooses each image's crop; in evaluation it is None.
         """
@@ -175,6 +181,10 @@ class DataModule(LightningDataModule, metaclass=Checked):
     def protocol(self) -> str:
         """How an image is evaluated, in a word: its centre, which for small images is all of it."""
         return "center"
+
+    def unusual(self, *sizes: str) -> str:
+        """Return in what an evaluation that looks at these of ``sizes`` is not the usual one, as a name's ending."""
+        return ""
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -282,7 +292,7 @@ class DataModule(LightningDataModule, metaclass=Checked):
     def evaluation_batch_size(self, devices: int, accumulated: int) -> int:
         """Return the samples in one device's forward pass of an evaluation."""
         # Without gradients more fits; at least 64, so that a batch size of 1 still evaluates fast.
-        return max(2 * self.batch_size // (devices * accumulated), 64)
+        return max(max(2 * self.batch_size // (devices * accumulated), 64) // self.crops, 1)
 
     def check_evaluation(self, split: Split, processes: int) -> None:
         """Raise UserError where a process would have no image of a split to evaluate."""
@@ -364,15 +374,15 @@ class DataModule(LightningDataModule, metaclass=Checked):
         self.arrived = time.perf_counter()
         return batch, self.indices(batch).numpy()
 
-    def on_after_batch_transfer(self, batch: tuple[Any, Indices], dataloader_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised images [B, 3, H, W], float32, labels [B] or targets [B, classes], and indices [B]."""
+    def on_after_batch_transfer(self, batch: tuple[Any, Indices], dataloader_idx: int) -> tuple[Any, Tensor, Tensor]:
+        """Return normalised images [B, 3, H, W], or views, labels [B] or targets [B, classes], indices [B]."""
         trainer = self._require_trainer()
         content, host = batch
         if trainer.training:
             images, labels = self.training_batch(content, trainer.current_epoch, host)
         else:
             split: Split = "val" if trainer.validating or trainer.sanity_checking else "test"
-            images, labels = self.evaluation_batch(content, split)
+            images, labels = self.evaluation_batch(content, split)  # type: ignore[assignment]
         return images, labels, self.indices(content)
 
     def training_batch(self, content: Any, epoch: int, host: Indices | None = None) -> tuple[Tensor, Tensor]:
@@ -399,10 +409,12 @@ class DataModule(LightningDataModule, metaclass=Checked):
             return augmentations.mix(images, targets, chance, mixup=self.mixup or 0, cutmix=self.cutmix or 0)
         return images, labels
 
-    def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor, Tensor]:
-        """Return normalised images [B, 3, H, W] and labels [B] of a split's samples."""
+    def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor | Views, Tensor]:
+        """Return normalised images [B, 3, H, W], or views, and labels [B] of a split's samples."""
         images, labels, _ = self.pixels(content, split, None)
         labels = labels if self.columns is None else self.columns.to(labels.device)[labels]
+        if isinstance(images, Views):
+            return images._replace(images=[self._normalize(views) for views in images.images]), labels
         return self._normalize(images), labels
 
     def _finish(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:

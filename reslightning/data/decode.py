@@ -172,28 +172,6 @@ def decode_part(
     return part, Box(0, 0, part.shape[0], part.shape[1])
 
 
-def center(content: bytes, resize: int, size: int, *, upright: bool = False) -> Pixels:
-    """Return the middle [size, size, 3] of an image whose shorter side is scaled to ``resize``.
-
-    The pixels of torchvision's Resize(resize) and CenterCrop(size) on a Pillow image, of which only
-    those are computed that are kept; ``upright`` turns it first as its EXIF orientation says.
-
-    Raises:
-        CorruptImageError: the bytes are no whole image.
-        UnsupportedImageError: the image has other depths than 8 or 16 bits.
-    """
-    image = Image.fromarray(decode(content, upright=upright))
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    scaled = (resize, int(resize * long / short)) if width <= height else (int(resize * long / short), resize)
-    left, top = (round((length - size) / 2) for length in scaled)
-    if left < 0 or top < 0:
-        raise ValueError(f"a centre of {size} pixels is larger than the scaled image, {scaled[0]} x {scaled[1]}")
-    across, down = width / scaled[0], height / scaled[1]
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
-
-
 def decode(content: bytes, *, upright: bool = False) -> Pixels:
     """Return all of an image, the first of several, as RGB [height, width, 3]; of 16 bits the upper eight.
 

@@ -23,12 +23,14 @@ from reslightning.data.registry import SPLITS, Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.data.sources import Source
 from reslightning.data.twins import shared
+from reslightning.data.views import Interpolation, Sizes, center
 from reslightning.data.workers import Loader, start
 from reslightning.errors import UserError
 from reslightning.files import printable
 from reslightning.ranges import Range
 
 SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
+USUAL = {"eval_resize": 256, "eval_size": 224}  # of an evaluation on ImageNet
 SIZE = Range("pixels in [1, 4096]")
 
 
@@ -46,6 +48,8 @@ class ImageFolder(DataModule):
         crop_scale: least share of an image's area in a training crop.
         eval_resize: pixels that the shorter side is scaled to for evaluation.
         eval_size: height and width of the middle that is evaluated.
+        eval_interpolation: by which of Pillow's filters images are scaled for evaluation, bilinear or bicubic;
+            both average where they make smaller.
         on_corrupt: error, or skip: a corrupt training image is replaced by the next one, counted and
             reported. An evaluation never goes without an image.
         device_decode: decode training images on the device (nvJPEG), in place of the workers.
@@ -67,6 +71,7 @@ class ImageFolder(DataModule):
         crop_scale: Annotated[float, Range("(0, 1]")] = 0.08,
         eval_resize: Annotated[int, SIZE] = 256,
         eval_size: Annotated[int, SIZE] = 224,
+        eval_interpolation: Interpolation = "bilinear",
         on_corrupt: Literal["error", "skip"] = "error",
         device_decode: bool = False,
         exif_orientation: bool | None = None,
@@ -134,14 +139,25 @@ class ImageFolder(DataModule):
 
     @property
     def protocol(self) -> str:
-        """The centre, with its sizes where they are not the usual ones; torchvision's V2 is center-232-224."""
-        usual = (self.eval_resize, self.eval_size) == (256, 224)
-        return "center" if usual else f"center-{self.eval_resize}-{self.eval_size}"
+        """The centre, with what is unusual about it; torchvision's V2 is center-232-224."""
+        return "center" + self.unusual("eval_resize", "eval_size")
+
+    @property
+    def eval_sizes(self) -> Sizes:
+        """How an image comes to the size that is evaluated."""
+        return Sizes(self.eval_resize, self.eval_size, self.eval_interpolation)
+
+    def unusual(self, *sizes: str) -> str:
+        """Return in what an evaluation that looks at these sizes is not the usual one: -232-224, say, or -bicubic."""
+        values = {name: getattr(self, name) for name in sizes}
+        numbers = [] if all(USUAL[name] == value for name, value in values.items()) else values.values()
+        filters = [] if self.eval_interpolation == "bilinear" else [self.eval_interpolation]
+        return "".join(f"-{part}" for part in (*numbers, *filters))
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """How an image comes to the size that is evaluated: by Pillow's bilinear filter, which averages."""
-        return super().sizes | {"eval_resize": self.eval_resize, "interpolation": "bilinear"}
+        """How an image comes to the size that is evaluated."""
+        return super().sizes | {"eval_resize": self.eval_resize, "interpolation": self.eval_interpolation}
 
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
@@ -295,7 +311,7 @@ class ImageFolder(DataModule):
         """Return an image's middle [eval_size, eval_size, 3]."""
         part, positions = self._parts[split]
         content = self.images.read(part, int(positions[index]))
-        return decode.center(content, self.eval_resize, self.eval_size, upright=self.upright)
+        return center(decode.decode(content, upright=self.upright), self.eval_sizes)
 
     def indices(self, content: Any) -> Tensor:
         """Return the indices of what a worker read.
@@ -314,9 +330,9 @@ class ImageFolder(DataModule):
         return before
 
     def pixels(self, content: Any, split: Split, epoch: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [B, 3, size, size], uint8, labels [B] and indices [B]; in training cropped."""
+        """Return images [B, 3, size, size], uint8, or views, labels [B] and indices [B]; in training cropped."""
         images, labels, indices, *_ = content
-        if not isinstance(images, Tensor):
+        if isinstance(images, list):
             try:
                 images = on_device.decoded(images, labels.device, self.size_at(epoch or 0))
             except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from reslightning.data import augmentations, decode
 from reslightning.data.base import FILE_CROP
 from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
+from reslightning.data.views import center, grouped, stack
 from reslightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Reader(Dataset[Any]):
         self.labels = data.labels(split)
         self.sampler = sampler
         self.seed, self.size_at, self.scale = data.seed, data.size_at, (data.crop_scale, 1.0)
-        self.resize, self.size = data.eval_resize, data.eval_size
+        self.sizes, self.views = data.eval_sizes, data.views
         self.skips, self.device_decode = data.skips, data.device_decode
         self.upright = data.upright
 
@@ -45,7 +46,7 @@ class Reader(Dataset[Any]):
         return len(self.positions)
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return images [B, 3, size, size], uint8, labels [B], indices [B] and which were skipped.
+        """Return images [B, 3, size, size], uint8, or a protocol's Views, labels [B], indices [B] and what was skipped.
 
         In training an image is what its (seed, epoch, index) makes of it.
         """
@@ -53,14 +54,18 @@ class Reader(Dataset[Any]):
             if isinstance(self.sampler, TrainSampler):
                 return self._training(list(indices), self.sampler.epoch)
             contents = (self._read(index) for index in self._named(indices))
-            images = [decode.center(content, self.resize, self.size, upright=self.upright) for content in contents]
-            return _stack(images), self.labels[list(indices)], torch.tensor(indices), []
+            whole = (decode.decode(content, upright=self.upright) for content in contents)
+            images = grouped(list(map(self.views, whole))) if self.views else self._middles(whole)
+            return images, self.labels[list(indices)], torch.tensor(indices), []
         except decode.ImageError as error:
             where = self.source.describe(self.part, int(self.positions[self.index]))
             skips = isinstance(self.sampler, TrainSampler) and isinstance(error, decode.CorruptImageError)
             return Failed(error.of(where, " or use --data.on_corrupt skip" if skips else ""))
         except UserError as error:
             return Failed(str(error))
+
+    def _middles(self, images: Iterable[decode.Pixels]) -> Tensor:
+        return stack([center(image, self.sizes) for image in images])
 
     def _training(self, indices: list[int], epoch: int) -> Any:
         size, skipped = self.size_at(epoch), list[str]()
@@ -79,7 +84,7 @@ class Reader(Dataset[Any]):
                     skipped.append(self.source.describe(self.part, int(self.positions[index])))
             else:
                 raise UserError("no image of the training part is whole")
-        content = images if self.device_decode else _stack(images)
+        content = images if self.device_decode else stack(images)
         return content, self.labels[indices], torch.tensor(indices), skipped
 
     def _draws(self, epoch: int, indices: list[int]) -> list[list[int]]:
@@ -101,8 +106,3 @@ class Reader(Dataset[Any]):
 
     def _read(self, index: int) -> bytes:
         return self.source.read(self.part, int(self.positions[index]))
-
-
-def _stack(images: Sequence[decode.Pixels]) -> Tensor:
-    """Return images [B, 3, H, W], in memory with channels last as they were decoded."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

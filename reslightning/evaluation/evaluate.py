@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import Tensor
 
 from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs
 from reslightning.data.registry import Split
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_held_out, check_range, check_use
+from reslightning.evaluation.protocol import Protocol
+from reslightning.evaluation.protocols import as_trained
 from reslightning.files import printable, write_atomically
 from reslightning.models.published import published
 from reslightning.run.directory import Run
@@ -40,45 +41,42 @@ def evaluate(
     data: DataModule,
     split: Split,
     *,
+    protocols: Sequence[Protocol],
     weights: str,
     content: Mapping[str, Any],
     run: Run | None,
     config: Mapping[str, Any],
     trained: Mapping[str, Any] | None,
 ) -> None:
-    """Evaluate a split, print the errors, and write them into the run's evaluations folder.
+    """Evaluate a split by each protocol, print the errors, and write them into the run's evaluations folder.
 
     Args:
         trainer: where it runs.
         model: the network with its weights.
         data: the data module.
         split: val or test.
+        protocols: how; none means as training validates.
         weights: where the weights came from, for the record.
         content: the checkpoint's that they came from, if it is one.
         run: the run directory the weights belong to, if any.
         config: this command's configuration.
         trained: the configuration that the weights were trained with, if known.
     """
+    for asked in protocols:
+        asked.check(model, data)
     prepare(data)
     check_use(content, weights, data, split)
     if run and trained:
         check_held_out(data, split, trained)
     call = trainer.validate if split == "val" else trainer.test
-    call(model, datamodule=data, verbose=False)
-    if not trainer.is_global_zero:
-        return
-    metrics = {name: value for name, value in model.metrics.items() if name.startswith(f"{split}/")}
-    check_range(metrics)
-    _say(model, data, split, metrics, weights)
-    if content and "hyper_parameters" not in content:
-        classes = ", ".join(list(data.class_names)[:3])
-        print(f"  the file says nothing of its network: taken for {model.arch}, classes in the order {classes}, ...")
-    if run is None:
-        return
-    facts = _facts(trainer, model, data, content, weights)
-    facts |= {"images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)}, "metrics": metrics}
-    facts |= _by_class(model.confusion, data)
-    _record(run, split, facts, say_differences(run, data, trained, config))
+    for protocol in protocols or [as_trained(model)]:
+        protocol.begin(model, data)
+        call(model, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            facts = protocol.facts(data) | _facts(trainer, model, data, content, weights) | _found(model, data, split)
+            _say(model, data, split, facts, content)
+            if run:
+                _record(run, split, facts, say_differences(run, data, trained, config))
 
 
 def _record(run: Run, split: str, facts: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -121,7 +119,6 @@ def _facts(
     trainer: Trainer, model: ImageClassifier, data: DataModule, content: Mapping[str, Any], weights: str
 ) -> dict[str, Any]:
     return {
-        "protocol": model.protocol(data),
         "checkpoint": weights,
         **_reached(content),
         "arch": model.arch,
@@ -134,30 +131,41 @@ def _facts(
     }
 
 
-def _by_class(confusion: Tensor, data: DataModule) -> dict[str, Any]:
-    names, images = map(printable, data.answers or data.class_names), confusion.sum(1).tolist()
-    rows = zip(names, images, class_accuracies(confusion), strict=True)
+def _found(model: ImageClassifier, data: DataModule, split: Split) -> dict[str, Any]:
+    metrics = {name: value for name, value in model.metrics.items() if name.startswith(f"{split}/")}
+    check_range(metrics)
+    names, images = map(printable, data.answers or data.class_names), model.confusion.sum(1).tolist()
+    rows = zip(names, images, class_accuracies(model.confusion), strict=True)
     return {
+        "part": data.part(split),
+        "images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)},
+        "metrics": metrics,
         "classes": {"evaluated": sum(count > 0 for count in images), "of": len(images)},
         "by_class": [{"class": name, "images": count, "top1": accuracy} for name, count, accuracy in rows],
     }
 
 
-def _say(model: ImageClassifier, data: DataModule, split: Split, metrics: Mapping[str, float], weights: str) -> None:
-    images, protocol = metrics[f"{split}/n_samples"], model.protocol(data)
+def _say(
+    model: ImageClassifier, data: DataModule, split: Split, facts: Mapping[str, Any], content: Mapping[str, Any]
+) -> None:
+    protocol, metrics = facts["protocol"], facts["metrics"]
+    images = metrics[f"{split}/n_samples"]
     part = "" if images == (whole := data.n_samples(split)) else f" of {whole:,}"
     origin = data.part(split)
     source = ORIGINS[origin] if origin != split else ""
-    print(f"{type(data).__name__} {split}, {images:,}{part} images{source}, {protocol}; weights: {weights}")
+    print(f"{type(data).__name__} {split}, {images:,}{part} images{source}, {protocol}; weights: {facts['checkpoint']}")
     if data.answers:
         found = len(data.labels(split).unique())
         print(f"  classes: {found} of the {len(data.answers)} that the weights know, among all of which they choose")
     for top in ("top1", "top5"):
         if (accuracy := metrics.get(f"{split}/{top}")) is not None:
-            print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, top)}")
+            print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, protocol, top)}")
     if (error := majority_error(data.majority(split), data.num_classes)) is not None:
         print(f"  always the most frequent class: {error:.2f} %")
         print(f"  mean over the classes: {error_percent(metrics[f'{split}/balanced']):.2f} %")
+    if content and "hyper_parameters" not in content:
+        classes = ", ".join(list(data.class_names)[:3])
+        print(f"  the file says nothing of its network: taken for {model.arch}, classes in the order {classes}, ...")
     print(f"  loss {metrics[f'{split}/loss']:.4f}, calibration error {100 * metrics[f'{split}/calibration']:.2f} %")
 
 
@@ -167,10 +175,10 @@ def _reached(content: Mapping[str, Any]) -> dict[str, int | None]:
     return {"epoch": finished_epochs(dict(content)), "global_step": content["global_step"]}
 
 
-def _beside(model: ImageClassifier, data: DataModule, top: str) -> str:
+def _beside(model: ImageClassifier, data: DataModule, protocol: str, top: str) -> str:
     options = (model.hparams["shortcut"], model.hparams["version"])
     images = data.n_samples("test")
-    known = published(model.arch, type(data).__name__, model.protocol(data), *options, images=images)
+    known = published(model.arch, type(data).__name__, protocol, *options, images=images)
     value = getattr(known, top) if known else None
     return "" if known is None or value is None else f"   (published: {value:.2f} %, {known.source})"
 

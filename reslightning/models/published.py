@@ -22,9 +22,9 @@ class Published:
         dataset: the data set's class name.
         top1: top-1 error in percent; None where not published.
         top5: top-5 error in percent; None where not published.
-        protocol: how it was evaluated, named as a data module names its own: center (one crop of 224 from 256
-            pixels, on CIFAR the whole image), center-232-224, or what no data module here does: ten-crop,
-            multi-scale (fully convolutional, five sizes), ensemble, and center-235-224-bicubic.
+        protocol: how it was evaluated, named as an evaluation here is: center (one crop of 224 from 256 pixels, on
+            CIFAR the whole image), center-232-224, center-235-224-bicubic, ten-crop, multi-scale (fully
+            convolutional, five sizes); or ensemble.
         source: where it stands.
         shortcut: the shortcut option; None for the network's own.
         version: order and stride placement; None for the network's own.

@@ -19,6 +19,8 @@ from reslightning.models.blocks import (
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_values
 
+WINDOW = 7  # of the last map: all that there is of a picture of 224 pixels
+
 
 def build_model(
     arch: str,
@@ -117,6 +119,20 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to logits [B, num_classes]."""
+        return self.fc(F.adaptive_avg_pool2d(self._map(images), 1).flatten(1))
+
+    def dense(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to the logits [B, num_classes] of the network as a fully convolutional one.
+
+        Every 7 x 7 window of the last map, which is what a picture of 224 pixels has, is averaged and classified by
+        the final layer as a 1 x 1 convolution, and the logits are averaged over the windows (arXiv:1512.03385,
+        Sec. 3.4; arXiv:1409.1556, Sec. 3.2). Averaging the whole map at once would weigh its border as much as its
+        middle, which more windows see. The map must have 7 x 7 places: pictures have 193 pixels or more a side.
+        """
+        windows = F.avg_pool2d(self._map(images), WINDOW, stride=1)
+        return F.conv2d(windows, self.fc.weight[:, :, None, None], self.fc.bias).mean((2, 3))
+
+    def _map(self, images: Tensor) -> Tensor:
         x = self.conv1(images)
         if not self.pre_activation:
             x = F.relu(self.bn1(x), inplace=True)
@@ -125,8 +141,7 @@ class ResNet(nn.Module):
             x = getattr(self, stage)(x)
         if self.pre_activation:
             x = F.relu(self.norm(x), inplace=True)
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return self.fc(x)
+        return x
 
 
 def _stages(architecture: Architecture, shortcut: Shortcut | None, version: Version) -> list[nn.Sequential]:

@@ -48,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "data.crop_scale": 0.08,
     "data.cutout": 0,
     "data.device_decode": False,
+    "data.eval_interpolation": "bilinear",
     "data.eval_resize": 256,
     "data.eval_size": 224,
     "data.on_corrupt": "error",

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reslightning.data.views import Views
 from reslightning.errors import UserError
 
 WANTED = "(images, labels) or (images, labels, indices)"
 
 
-def unpack(batch: Any, num_classes: int, *, mixed: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return images, labels [B], int64, and indices [B], or None where a batch has none.
+def unpack(batch: Any, num_classes: int, *, mixed: bool = False) -> tuple[Any, Tensor, Tensor | None]:
+    """Return images or views, labels [B], int64, and indices [B], or None where a batch has none.
 
     Args:
         batch: what a loader gave.
@@ -23,6 +24,8 @@ def unpack(batch: Any, num_classes: int, *, mixed: bool = False) -> tuple[Tensor
     Raises:
         UserError: the batch, or its labels, are something else.
     """
+    if isinstance(batch, tuple) and batch and isinstance(batch[0], Views):  # which reslightning.data alone gives
+        return batch[0], batch[1], batch[2]
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3) or not all(map(torch.is_tensor, batch)):
         raise UserError(f"ImageClassifier takes batches of {WANTED}, all tensors; got {_words(batch)}")
     images, labels, *indices = batch

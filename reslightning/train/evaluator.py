@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,18 @@ from torch import Tensor, nn
 from reslightning.data import augmentations
 from reslightning.data.base import DataModule
 from reslightning.data.progress import evaluates_everything
+from reslightning.data.views import Views
 from reslightning.errors import TrainingError, UserError
 from reslightning.train.batches import check_images, unpack
 from reslightning.train.metrics import EvalMetrics, accumulator
 
 # By which uint8 images are normalised where neither the data module nor a checkpoint says: ImageNet's.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def counted(logits: Tensor) -> Tensor:
+    """Return logits as an evaluation counts them: float32, or float64 where the network computes in that."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class _Ends(Callback):
@@ -48,6 +55,8 @@ class Evaluator(LightningModule):
     confusion: Tensor  # the last evaluation's confusion matrix [num_classes, num_classes], int64; rows are the labels
     # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
     samples: Tensor | None = None
+    # A protocol's, where one is asked for: what it makes of images or their views.
+    scores: Callable[[Evaluator, Tensor | Views], Tensor] | None = None
     recorded = False  # whether a Recorder writes down what is reported, a row an epoch
     _said = False  # what is lost with other data than reslightning.data's
     _bytes = False  # whether uint8 images came
@@ -79,15 +88,21 @@ class Evaluator(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W], normalised floats or uint8, to logits [B, num_classes]."""
+        return self.model(self._ready(images))
+
+    def dense(self, images: Tensor) -> Tensor:
+        """Map images as ``forward`` does, by the network as a fully convolutional one; see ``ResNet.dense``."""
+        return self.model.dense(self._ready(images))  # type: ignore[operator]
+
+    def _ready(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them."""
         check_images(images)
         if images.dtype == torch.uint8:
             self._bytes = True
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
             images = augmentations.normalize(images, self.mean, self.std)
         images = images.to(self.dtype)
-        if self.hparams["channels_last"]:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.model(images)
+        return images.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else images
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
@@ -102,13 +117,16 @@ class Evaluator(LightningModule):
         self._eval_metrics = EvalMetrics(self.num_classes).to(self.device)  # here: of many classes it is large
         self._samples = []
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the sums."""
-        self._evaluate(batch, batch_idx)
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the sums, and return, for callbacks, what was counted: see ``test_step``."""
+        return self._evaluate(batch, batch_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the sums."""
-        self._evaluate(batch, batch_idx)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the sums, and return, for callbacks, what was counted.
+
+        Logits [B, num_classes], labels [B], and indices [B] where the loader gives them.
+        """
+        return self._evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Turn the sums over all processes into metrics."""
@@ -126,7 +144,7 @@ class Evaluator(LightningModule):
         found = {} if indices is None else {"index": indices}
         return found | {"label": labels, "probability": self.evaluated(images).softmax(1)}
 
-    def _evaluate(self, batch: Any, batch_idx: int) -> None:
+    def _evaluate(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         self._require_trainer()
         images, labels, indices = unpack(batch, self.num_classes)
         logits = self.evaluated(images)
@@ -138,6 +156,7 @@ class Evaluator(LightningModule):
             guesses = logits.argmax(1)
             confidence = logits.softmax(1).gather(1, guesses[:, None])[:, 0]
             self._samples.append(torch.stack([indices, labels, guesses, confidence, losses], 1))
+        return {"logits": logits, "label": labels} | ({} if indices is None else {"index": indices})
 
     @property
     def _keeps_samples(self) -> bool:
@@ -157,10 +176,13 @@ class Evaluator(LightningModule):
         everything = torch.cat(parts)
         self.samples, self._samples = everything[everything[:, 0].argsort()], []
 
-    def evaluated(self, images: Tensor) -> Tensor:
-        """Map normalised images [B, 3, H, W] to the logits [B, num_classes] that an evaluation counts, float32."""
-        logits = self(images).float()
-        return (logits + self(images.flip(-1)).float()) / 2 if self.hparams["test_flip"] else logits
+    def evaluated(self, images: Tensor | Views) -> Tensor:
+        """Map normalised images [B, 3, H, W], or a protocol's views, to the logits [B, num_classes] that count."""
+        if self.scores is not None:
+            return self.scores(self, images)
+        assert isinstance(images, Tensor)
+        logits = counted(self(images))
+        return (logits + counted(self(images.flip(-1)))) / 2 if self.hparams["test_flip"] else logits
 
     def protocol(self, data: DataModule) -> str:
         """Return how images are evaluated, in a word: the data's part of it, and flip."""

@@ -68,3 +68,16 @@ def test_what_would_not_be_measured_is_refused(cli, line, said):
     result = cli(f"bench {line} --rounds 1 --seconds 0.1")
     assert result.status == 2
     assert said in result.err
+
+
+def test_bench_evaluate(cli, tmp_path):
+    root = tree(tmp_path / "tree", train=1)
+    result = cli(f"bench evaluate --data ImageFolder --root {root} --arch resnet8 --size 16 --rounds 1")
+    assert result.status == 0, result.err
+    loop, center, ten = (float(n.replace(",", "")) for n in re.findall(r"([\d,]+) images/s", result.out))
+    fast = float(re.search(r"center is ([\d.]+) times", result.out)[1])
+    assert fast == pytest.approx(center / loop, rel=0.1, abs=0.05)
+    assert float(re.search(r"ten-crop takes ([\d.]+) times", result.out)[1]) == pytest.approx(loop / ten / 10, rel=0.2)
+    refused = cli("bench evaluate --data CIFAR10")
+    assert refused.status == 2
+    assert "bench evaluate measures pictures of any size" in refused.err

@@ -1,10 +1,9 @@
-"""Decoding and cropping: torchvision's pixels in evaluation, its distribution of crops in training."""
+"""Decoding and cropping: whole images as Pillow reads them, in training torchvision's distribution of crops."""
 
 from __future__ import annotations
 
 import io
 import random
-import tarfile
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 from torchvision import transforms
 
 from reslightning.data import decode
-from tests.conftest import SHARED
 from tests.images import jpeg
 
 
@@ -49,7 +47,6 @@ def test_whatever_pillow_opens(name):
     content = ODD[name]
     assert np.array_equal(decode.decode(content), by_pillow(content))
     assert decode.cropped(content, draws(1), 64).shape == (64, 64, 3)
-    assert decode.center(content, 64, 56).shape == (56, 56, 3)
 
 
 @pytest.mark.parametrize("name", ["JPEG", "progressive", "PNG"])
@@ -59,7 +56,6 @@ def test_a_cut_file_is_corrupt_wherever_the_crop_lies(name, share):
     cut = content[: int(len(content) * share)]
     for work in (
         lambda: decode.cropped(cut, draws(2), 64),
-        lambda: decode.center(cut, 64, 56),
         lambda: decode.decode(cut),
     ):
         with pytest.raises(decode.CorruptImageError):
@@ -103,29 +99,6 @@ def test_scaling_in_the_decoder_stays_near_an_antialiased_resize():
         part = by_pillow(content)[box.top : box.top + box.height, box.left : box.left + box.width]
         expected = np.asarray(Image.fromarray(part).resize((96, 96), Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(decode.cropped(content, draws(seed), 96) - expected).mean() < 3
-
-
-@pytest.fixture(scope="module")
-def sample() -> list[bytes]:
-    """ImageNet's own files."""
-    path = SHARED / "data" / "imagenet-sample.tar"
-    if not path.is_file():
-        pytest.skip(f"needs real ImageNet files: no {path} (RESLIGHTNING_SHARED names the folder elsewhere)")
-    with tarfile.open(path) as archive:
-        return [archive.extractfile(member).read() for member in archive if member.isfile()]
-
-
-def test_evaluation_has_torchvision_s_pixels(sample):
-    """All within one of 255 levels, which is the resize's rounding."""
-    plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
-    assert len(sample) == 200
-    differ = 0
-    for content in sample:
-        expected = np.asarray(plain(Image.open(io.BytesIO(content)).convert("RGB"))).astype(int)
-        difference = np.abs(decode.center(content, 256, 224) - expected)
-        assert difference.max() <= 1
-        differ += (difference > 0).sum()
-    assert differ / (len(sample) * 224 * 224 * 3) < 0.03
 
 
 @pytest.mark.parametrize("shape", [(375, 500), (500, 333), (200, 1500)])
