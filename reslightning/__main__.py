@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from reslightning import __version__
+from reslightning.cli.showing import shows
 from reslightning.cluster.allocation import check_numbers, job_id
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
 from reslightning.errors import FULL, SIGNALS, TrainingError, UserError, meaning, near_misses, stop_at_once, stop_later
@@ -87,14 +88,15 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Unread(sys.stdout, asked_for=True), Unread(sys.stderr, asked_for=False)
+    streams, words = (sys.stdout, sys.stderr), sys.argv[1:] if argv is None else argv
+    asked_for = words[:1] != ["fit"] or shows(words)  # what a training finds is in its run
+    sys.stdout, sys.stderr = Unread(sys.stdout, asked_for=asked_for), Unread(sys.stderr, asked_for=False)
     try:
-        words = sys.argv[1:] if argv is None else argv
         try:
-            status = _run(words)
-            sys.stdout.flush()
-            return status
+            try:
+                return _run(words)
+            finally:
+                sys.stdout.flush()  # help leaves by SystemExit
         except Exception as error:
             chain = [error]
             while isinstance(cause := chain[-1].__cause__, Exception):

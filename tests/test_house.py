@@ -24,7 +24,7 @@ ARROWS = {
 WITHOUT_TORCH = {
     *("errors", "files", "ranges", "__main__", "slurm", "submission", "cluster", "run", "compare"),
     *("models.architectures", "models.published", "track.wandb_runs", "track.wandb_settings", "data.registry"),
-    *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser"),
+    *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser", "cli.declared", "cli.showing"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
     *("commands.doctor", "commands.fetch"),
 }

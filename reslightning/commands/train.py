@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
 from reslightning.cli.options import check_options
+from reslightning.cli.showing import shows
 from reslightning.errors import UserError
 
 # What Lightning's launcher sets in the first process for the others.
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-SHOWING = re.compile(r"-h|--(.*\.)?help(=.*)?|--print_config(=.*)?")  # what ends a command before it does anything
 
 
 def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands."""
-    if "torch" not in sys.modules and not any(map(SHOWING.fullmatch, argv)):
+    if "torch" not in sys.modules and not shows(argv):
         check_options(argv)  # what torch is not needed for is said before it is loaded
         if sys.stderr.isatty():
             print("loading torch and Lightning", file=sys.stderr, flush=True)

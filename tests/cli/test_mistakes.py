@@ -123,10 +123,12 @@ def test_a_variable_of_the_parser_s(cli, monkeypatch):
 
 @pytest.mark.parametrize("line", ["compare run", "fit --run_dir run", "test --run_dir run", "sync run"])
 @pytest.mark.parametrize("name", ["summary.json", "config.yaml", "metrics.csv"])
-def test_a_pipe_where_a_file_must_be(cli, tmp_path, line, name):
+def test_a_pipe_where_a_file_must_be(cli, tmp_path, monkeypatch, line, name):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     os.mkfifo(tmp_path / "run" / name)
-    assert cli(f"{line} --trainer.limit_train_batches 0" if line.startswith("fit") else line).status in (1, 2)
+    result = cli(f"{line} --trainer.limit_train_batches 0" if line.startswith("fit") else line)
+    assert result.status == (1 if line == "sync run" else 2), result.err
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,16 @@ def test_output_that_is_full(cli, monkeypatch):
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         refused(cli("models"), "the output cannot be written: No space left")
+
+
+def test_a_training_does_not_end_with_the_room_for_its_output(cli, tmp_path, monkeypatch):
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli(f"fit {SMALL} --trainer.max_epochs 1 --run_dir run").status == 0
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        refused(cli("fit --print_config"), "the output cannot be written: No space left")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 
 def test_output_in_ascii(cli, monkeypatch):
