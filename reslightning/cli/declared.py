@@ -36,7 +36,7 @@ def declared() -> dict[str, Any]:
     An option that several data sets have has the type of one of them.
     """
     classifier, optim = PACKAGE / "train" / "classifier.py", PACKAGE / "train" / "optim.py"
-    found = {"seed_everything": Annotated[int | bool, SEED], "data": Any, "data.class_path": Any}
+    found = {"seed_everything": Annotated[int, SEED], "data": Any, "data.class_path": Any}
     found |= _named("model", _arguments(classifier, "ImageClassifier"))
     found |= _named("model.optim", _fields(optim, "Optim")) | _named("model.schedule", _fields(optim, "Schedule"))
     found |= _named("wandb", parameters(Wandb))

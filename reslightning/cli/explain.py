@@ -135,7 +135,7 @@ def _unknown_option(name: str, types: Iterable[str]) -> str:
 
 def option_types(parser: Any, data_sets: Iterable[type]) -> dict[str, Any]:
     """Return the type of every option, also of those that a data set has."""
-    types = options(parser)
+    types = options(parser) | {"seed_everything": int}  # and no bool, which would seed by chance
     for data_set in [*data_sets, *registry.outside()]:
         types |= {f"data.{name}": hint for name, hint in parameters(data_set).items() if name != "seed"}
     return types

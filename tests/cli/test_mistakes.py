@@ -303,6 +303,7 @@ def test_what_would_not_count_is_refused(cli, tmp_path, line, said):
         ("data: {class_path: null}", "allowed: Digits, CIFAR10"),
         ("data.val_split: 1.5", "data.val_split=1.5 is not allowed"),
         ("wandb: {tags: null}", "wandb.tags=null is not allowed"),
+        ("seed_everything: null", "seed_everything=null is not allowed\nallowed: a whole number"),
         ("fresh: maybe", "fresh=maybe is not allowed"),
         ("checkpoint_minutes: -1", "checkpoint_minutes=-1 is out of range"),
         ("[1, 2]: 3", "mine.yaml, line 1: a list or mapping is no name"),
