@@ -69,6 +69,8 @@ def given_options(words: Sequence[str]) -> Iterator[Given]:
         elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             given = value if equals else following
+            if given is None:
+                continue  # a flag, or the parser asks for its value
             if key.removesuffix(".init_args") in GROUPS and given and given.startswith("{"):
                 given = yaml.load(given, Loader)
             yield from _flat({key.rstrip("+"): given}, None)
@@ -85,12 +87,27 @@ def _flat(content: dict[str, Any], config: Path | None, prefix: str = "") -> Ite
             yield Given(key, value, config)
 
 
-def refuse_linked(words: Sequence[str]) -> None:
-    """Raise UserError for what the command line fills in, before the parser takes it or prints it."""
+def refuse_unread(words: Sequence[str], types: Mapping[str, Any]) -> None:
+    """Raise UserError for what the parser would wait for, replace or take whatever the type, before it does.
+
+    Args:
+        words: the reading of the command line.
+        types: every option's.
+    """
     with contextlib.suppress(yaml.YAMLError):  # the parser says where
         for key, value, _ in given_options(words):
             if key in LINKED and value is not None:
                 raise UserError(f"{key}={value} would not count: {LINKED[key]}")
+            if value is None:
+                check_value(key, types.get(key, Any), None, "null")
+            if key in (*GROUPS, *OPEN) and isinstance(value, str) and _never_ends(value):
+                raise UserError(f"{key}={value} is a device or a pipe, which may never end\nGive a file.")
+
+
+def _never_ends(name: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # no name that a file can have
+        return Path(name).exists() and not (Path(name).is_file() or Path(name).is_dir())
+    return False
 
 
 def refuse_dropped(words: Sequence[str]) -> None:
@@ -118,19 +135,16 @@ def refuse_dropped(words: Sequence[str]) -> None:
         )
 
 
-def refuse(command: str, words: Sequence[str], options: Any, types: Mapping[str, Any]) -> None:
+def refuse(command: str, words: Sequence[str], options: Any) -> None:
     """Raise UserError for what is given and would not count.
 
     Args:
         command: fit, validate, test or predict.
         words: the reading of the command line.
         options: what the parser makes of it.
-        types: every option's.
     """
     given = list(given_options(words))
     for option in given:
-        if option.value is None:  # the parser lets a config's null pass, whatever the type
-            check_value(option.key, types.get(option.key, Any), None, "null")
         _refuse_disguise(option, options)
     _refuse_trainer(command, options)
     if options.seed_everything not in SEED:

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, check_output, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import refuse, refuse_dropped, refuse_linked
+from reslightning.cli.counting import refuse, refuse_dropped, refuse_unread
 from reslightning.cli.explain import explain, option_types, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
@@ -119,8 +119,9 @@ class CLI(LightningCLI):
         """Parse the first of a command line's readings that means the run directory it names."""
         command, readings = str(self.subcommand), list[tuple[Any, list[str]]]()
         built = self._subcommand_parsers[command]
+        types = option_types(built, DATA_SETS.values())
         for reading in args:
-            refuse_linked(reading[1:])
+            refuse_unread(reading[1:], types)
             refuse_dropped(reading[1:])
             try:
                 self.config = parser.parse_args(reading)
@@ -132,7 +133,7 @@ class CLI(LightningCLI):
         else:
             self.config = readings[0][0]
         words = next(words for config, words in readings if config is self.config)
-        refuse(command, words, self._options, option_types(built, DATA_SETS.values()))
+        refuse(command, words, self._options)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""

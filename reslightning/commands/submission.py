@@ -138,6 +138,8 @@ def site_variables(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file cannot be read by bash.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot use the site's file {path}: it is a folder, a device or a pipe")
     script = 'set -ae; source "$1" >&2; env -0'
     done = subprocess.run(["bash", "-c", script, "site", str(path.resolve())], capture_output=True, text=True)
     if done.returncode:

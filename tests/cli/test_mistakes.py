@@ -132,6 +132,20 @@ def test_a_pipe_where_a_file_must_be(cli, tmp_path, monkeypatch, line, name):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "fit --model.optim pipe",
+        "fit --data pipe",
+        "fit --trainer.callbacks pipe",
+        "submit --dry-run --site pipe -- fit",
+    ],
+)
+def test_a_pipe_that_never_ends_is_not_waited_for(cli, tmp_path, line):
+    os.mkfifo(tmp_path / "pipe")
+    refused(cli(line), "pipe")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (
@@ -274,6 +288,7 @@ def test_a_run_whose_summary_is_damaged(cli, finished, tmp_path):
         ("fit --trainer.log_every_n_steps -1", "trainer.log_every_n_steps=-1 is out of range"),
         ("doctor --devices 0", "--devices=0 is not allowed"),
         ("doctor --num_nodes -1", "--num_nodes=-1 is not allowed"),
+        ("fit --trainer '{detect_anomaly: null}'", "trainer.detect_anomaly=null is not allowed"),
         ("submit --dry-run --grid model.arch=resnet20, -- fit", "an empty value"),
         ("submit --dry-run --time 99x -- fit", "time=99x is not allowed"),
         ("submit --dry-run --mem lots -- fit", "mem=lots is not allowed"),
