@@ -16,7 +16,6 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.choice import beside
-from reslightning.cli.configs import last_value, underscored
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
@@ -99,11 +98,6 @@ def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tup
     cells = submission.grid_cells(grid)
     if name is not None and (not name.strip(".") or not name.isprintable() or re.search(r"^-|[/%\\]", name)):
         raise UserError(f"--name {name!r} names no folder of --logs and no job; allowed: letters, digits, - and _")
-    for key, value in (word.removeprefix("--").split("=", 1) for word in cells[0]):
-        if not key.endswith("+") and key != "config" and (fixed := last_value(underscored(argv), key)):
-            raise UserError(
-                f"{key} is given twice, as {fixed} and by --grid, with {value} first\nLeave one of them out."
-            )
     name = name or submission.job_name(argv, grid)
     grouped = len(cells) == 1 or any(word.startswith("--wandb.group") for word in argv)
     group = [] if grouped else [f"--wandb.group={name}"]

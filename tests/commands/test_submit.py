@@ -125,10 +125,6 @@ def test_cells():
         ("submit --local --segments 2 --time 60 -- fit", "--time, --segments would not count"),
         ("submit --local --snapshot -- fit", "--snapshot would not count"),
         ("submit --grid seed-everything=0 seed_everything=1 -- fit", "repeats"),
-        (
-            "submit --grid model.arch=resnet20,plain20 -- fit --model.arch=resnet8",
-            "model.arch is given twice, as resnet8",
-        ),
         ("submit --grid model.optim.lr=0.1,1e-1 -- fit", "their values mean the same"),
         ("submit -- fit --trainer.max_steps 3", "trainer.max_steps is not supported"),
     ],
