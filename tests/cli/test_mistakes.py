@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reslightning.data.sources import INDEX
+from reslightning.data.sources import INDEX, Source
 from tests import images
 from tests.conftest import SMALL
 
@@ -477,3 +477,24 @@ def test_an_index_stays_once_its_images_were_read(cli, tmp_path):
         "corrupt image",
     )
     assert (root / INDEX).is_file()
+
+
+@pytest.mark.parametrize("line", ["fit --data.train_size 64", "fit --data CIFAR10 -c mine.yaml"])
+def test_an_option_of_another_data_set_leads_to_it(cli, tmp_path, line):
+    (tmp_path / "mine.yaml").write_text("data: {train_size: 64}")
+    refused(cli(line), "data.train_size is no option of this data set", "--data ImageNet, ImageFolder")
+
+
+def test_a_place_that_cannot_be_is_not_taken_for_a_lack_of_internet(cli):
+    result = cli("fetch cifar10 --to /proc/nowhere")
+    refused(result, "/proc/nowhere cannot be used")
+    assert "internet" not in result.err
+
+
+def test_a_picture_of_three_rows_is_scaled_to_one(cli, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "line").mkdir(parents=True)
+        Image.new("RGB", (8000, 3)).save(tmp_path / "images" / split / "line" / "x.png")
+    assert cli("pack images packed --max-side 100").status == 0
+    with Image.open(io.BytesIO(Source(tmp_path / "packed").read("train", 0))) as picture:
+        assert picture.size == (100, 1)
