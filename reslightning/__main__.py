@@ -93,17 +93,16 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout, sys.stderr = Unread(sys.stdout, asked_for=asked_for), Unread(sys.stderr, asked_for=False)
     try:
         try:
-            try:
-                return _run(words)
-            finally:
-                sys.stdout.flush()  # help leaves by SystemExit
-        except Exception as error:
-            chain = [error]
-            while isinstance(cause := chain[-1].__cause__, Exception):
-                chain.append(cause)  # jsonargparse makes others of what a constructor raises
-            if (meant := next(filter(None, (meaning(one, words) for one in chain)), None)) is None:
-                raise
-            return _mistake(meant)
+            return _run(words)
+        finally:
+            sys.stdout.flush()  # help leaves by SystemExit
+    except Exception as error:
+        chain = [error]
+        while isinstance(cause := chain[-1].__cause__, Exception):
+            chain.append(cause)  # jsonargparse makes others of what a constructor raises
+        if (meant := next(filter(None, (meaning(one, words) for one in chain)), None)) is None:
+            raise
+        return _mistake(meant)
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()

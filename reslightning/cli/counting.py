@@ -61,8 +61,15 @@ class Given(NamedTuple):
 TABLES: dict[str, Mapping[str, Course | Optimizer]] = {"optim": OPTIMIZERS, "schedule": SCHEDULES}
 
 
-def given_options(words: Sequence[str]) -> Iterator[Given]:
-    """Yield what a reading of a command line gives, in its order."""
+def given_options(words: Sequence[str]) -> list[Given]:
+    """Return what a reading of a command line gives, in its order, up to what is no YAML: the parser says where."""
+    found: list[Given] = []
+    with contextlib.suppress(yaml.YAMLError):
+        found.extend(_given(words))
+    return found
+
+
+def _given(words: Sequence[str]) -> Iterator[Given]:
     for word, following in zip(words, [*words[1:], None], strict=True):
         if word == "-c":
             yield from _flat(load_config(Path(str(following))), Path(str(following)))
@@ -87,21 +94,20 @@ def _flat(content: dict[str, Any], config: Path | None, prefix: str = "") -> Ite
             yield Given(key, value, config)
 
 
-def refuse_unread(words: Sequence[str], types: Mapping[str, Any]) -> None:
+def refuse_unread(given: Sequence[Given], types: Mapping[str, Any]) -> None:
     """Raise UserError for what the parser would wait for, replace or take whatever the type, before it does.
 
     Args:
-        words: the reading of the command line.
+        given: the options as they were given.
         types: every option's.
     """
-    with contextlib.suppress(yaml.YAMLError):  # the parser says where
-        for key, value, _ in given_options(words):
-            if key in LINKED and value is not None:
-                raise UserError(f"{key}={value} would not count: {LINKED[key]}")
-            if value is None:
-                check_value(key, types.get(key, Any), None, "null")
-            if key in (*GROUPS, *OPEN) and isinstance(value, str) and _never_ends(value):
-                raise UserError(f"{key}={value} is a device or a pipe, which may never end\nGive a file.")
+    for key, value, _ in given:
+        if key in LINKED and value is not None:
+            raise UserError(f"{key}={value} would not count: {LINKED[key]}")
+        if value is None:
+            check_value(key, types.get(key, Any), None, "null")
+        if key in (*GROUPS, *OPEN) and isinstance(value, str) and _never_ends(value):
+            raise UserError(f"{key}={value} is a device or a pipe, which may never end\nGive a file.")
 
 
 def _never_ends(name: str) -> bool:
@@ -110,15 +116,12 @@ def _never_ends(name: str) -> bool:
     return False
 
 
-def refuse_dropped(words: Sequence[str]) -> None:
+def refuse_dropped(given: Sequence[Given]) -> None:
     """Raise UserError for an option that the parser would forget: a data set named behind it does not have it.
 
     Nothing is said of what the last data set does not have either, which a config for another one may hold.
     """
     takes, held, dropped = set[str](), dict[str, Given](), dict[str, Given]()
-    given = list[Given]()
-    with contextlib.suppress(yaml.YAMLError):  # the parser says where
-        given = list(given_options(words))
     for option in given:
         name = option.key.removeprefix("data.")
         if option.key in ("data", "data.class_path") and option.value:
@@ -135,15 +138,14 @@ def refuse_dropped(words: Sequence[str]) -> None:
         )
 
 
-def refuse(command: str, words: Sequence[str], options: Any) -> None:
+def refuse(command: str, given: Sequence[Given], options: Any) -> None:
     """Raise UserError for what is given and would not count.
 
     Args:
         command: fit, validate, test or predict.
-        words: the reading of the command line.
-        options: what the parser makes of it.
+        given: the options as they were given.
+        options: what the parser makes of them.
     """
-    given = list(given_options(words))
     for option in given:
         _refuse_disguise(option, options)
     _refuse_trainer(command, options)

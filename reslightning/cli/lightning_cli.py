@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, check_output, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import refuse, refuse_dropped, refuse_unread
+from reslightning.cli.counting import Given, given_options, refuse, refuse_dropped, refuse_unread
 from reslightning.cli.explain import explain, option_types, unwrapped
 from reslightning.cli.options import OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
@@ -117,23 +117,23 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the first of a command line's readings that means the run directory it names."""
-        command, readings = str(self.subcommand), list[tuple[Any, list[str]]]()
+        command, readings = str(self.subcommand), list[tuple[Any, list[Given]]]()
         built = self._subcommand_parsers[command]
         types = option_types(built, DATA_SETS.values())
         for reading in args:
-            refuse_unread(reading[1:], types)
-            refuse_dropped(reading[1:])
+            given = given_options(reading[1:])
+            refuse_unread(given, types)
+            refuse_dropped(given)
             try:
                 self.config = parser.parse_args(reading)
             except UserError as error:
                 raise UserError(explain(str(error), built, DATA_SETS)) from error
-            readings.append((self.config, reading[1:]))
+            readings.append((self.config, given))
             if len(args) == 1 or belongs_to(self._options.run_dir, yaml.safe_load(self._text())):
                 break
         else:
             self.config = readings[0][0]
-        words = next(words for config, words in readings if config is self.config)
-        refuse(command, words, self._options)
+        refuse(command, next(given for config, given in readings if config is self.config), self._options)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""

@@ -20,7 +20,6 @@ from reslightning.models.architectures import get_architecture
 from reslightning.ranges import check_value, parameters
 from reslightning.track.wandb_settings import Wandb
 
-PACKAGE = Path(__file__).resolve().parents[1]
 # Classes whose own options, and lists of classes, may stand below these.
 OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "plugins", "profiler"))
 # The package's own options beside those of model, data, trainer and W&B: type, default and help.

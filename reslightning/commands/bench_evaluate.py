@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from argparse import Namespace
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from torch import nn
 

@@ -15,7 +15,7 @@ from reslightning.data.progress import finished_epochs
 from reslightning.data.registry import Split
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_held_out, check_range, check_use
-from reslightning.evaluation.protocol import Protocol
+from reslightning.evaluation.protocol import OfPictures, Protocol
 from reslightning.evaluation.protocols import as_trained
 from reslightning.files import printable, write_atomically
 from reslightning.models.published import published
@@ -63,7 +63,8 @@ def evaluate(
         trained: the configuration that the weights were trained with, if known.
     """
     for asked in protocols:
-        asked.check(model, data)
+        if isinstance(asked, OfPictures):
+            asked.check(model, data)
     prepare(data)
     check_use(content, weights, data, split)
     if run and trained:

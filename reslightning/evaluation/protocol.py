@@ -23,7 +23,7 @@ Average = Literal["probabilities", "logits"]
 
 
 class Protocol(ABC):
-    """How images are evaluated. A subclass has a name, an image's views, and the network's answers to them.
+    """How images are evaluated, of which the data set gives the middle. A subclass has a name, and answers to images.
 
     Args:
         average: whether the views' probabilities (the softmax of each view's logits) are averaged, or their logits.
@@ -31,16 +31,10 @@ class Protocol(ABC):
 
     name: ClassVar[str]
     sizes: ClassVar[tuple[str, ...]] = ("eval_resize", "eval_size")  # of the data set's, those that it looks at
-    crops: ClassVar[int] = 1  # how many middles an image's views are as large as, about
     averages: ClassVar[bool] = True  # whether there is more than one view
-    own_views: ClassVar[bool] = True  # whether its views are other ones than the image that the data set gives
 
     def __init__(self, average: Average = "probabilities") -> None:
         self.average = average
-
-    def views(self, pixels: Pixels, sizes: Sizes) -> Sequence[Pixels]:
-        """Return an image's views, each [h, w, 3], of the whole of it, [H, W, 3]; a loader's worker does it."""
-        raise NotImplementedError
 
     @abstractmethod
     def answers(self, network: Evaluator, views: Tensor) -> Tensor:
@@ -50,14 +44,6 @@ class Protocol(ABC):
         """Return its name with what is unusual about this use of it."""
         return self.name + data.unusual(*self.sizes) + ("-logits" if self.averages and self.average == "logits" else "")
 
-    def check(self, model: ImageClassifier, data: DataModule) -> None:
-        """Raise UserError where the data's images, or the network, have no such form."""
-        if self.own_views and not isinstance(data, ImageFolder):
-            raise UserError(
-                f"--protocol {self.name} is of pictures of any size, and {type(data).__name__} has images of "
-                f"{data.image_size} x {data.image_size}, which are evaluated whole; allowed: center, flip"
-            )
-
     def facts(self, data: DataModule) -> dict[str, Any]:
         """Return what makes the evaluation, for its record."""
         sizes = {name: value for name, value in data.sizes.items() if name in (*self.sizes, "interpolation")}
@@ -65,8 +51,7 @@ class Protocol(ABC):
 
     def begin(self, model: ImageClassifier, data: DataModule) -> None:
         """Let data and network be evaluated so from now on."""
-        data.views = functools.partial(self.views, sizes=data.eval_sizes) if self.own_views else None
-        data.crops = self.crops
+        data.views, data.crops = None, 1
         model.scores = self.scores
 
     def scores(self, network: Evaluator, images: Tensor | Views) -> Tensor:
@@ -83,6 +68,29 @@ class Protocol(ABC):
             everything = everything[owners.argsort(stable=True)]
             answers = everything.reshape(int(owners.max()) + 1, -1, everything.shape[-1])
         return averaged(answers, self.average)
+
+
+class OfPictures(Protocol):
+    """A protocol with views of its own, for which pictures are read whole."""
+
+    crops: ClassVar[int]  # how many middles a picture's views are as large as, about
+
+    @abstractmethod
+    def views(self, pixels: Pixels, sizes: Sizes) -> Sequence[Pixels]:
+        """Return a picture's views, each [h, w, 3], of the whole of it, [H, W, 3]; a loader's worker does it."""
+
+    def check(self, model: ImageClassifier, data: DataModule) -> None:
+        """Raise UserError where the data's images, or the network, have no such form."""
+        if not isinstance(data, ImageFolder):
+            raise UserError(
+                f"--protocol {self.name} is of pictures of any size, and {type(data).__name__} has images of "
+                f"{data.image_size} x {data.image_size}, which are evaluated whole; allowed: center, flip"
+            )
+
+    def begin(self, model: ImageClassifier, data: DataModule) -> None:
+        """Let data and network be evaluated so from now on."""
+        super().begin(model, data)
+        data.views, data.crops = functools.partial(self.views, sizes=data.eval_sizes), self.crops
 
 
 def averaged(answers: Tensor, average: Average) -> Tensor:

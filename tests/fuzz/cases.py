@@ -10,8 +10,8 @@ from typing import Any
 from unittest.mock import patch
 
 from reslightning.__main__ import COMMANDS, main
+from reslightning.cli.declared import PACKAGE
 from reslightning.cli.lightning_cli import CLI
-from reslightning.cli.options import PACKAGE
 from reslightning.cli.parser import CommandParser, options
 from reslightning.data import registry
 from reslightning.ranges import literals, parameters

@@ -18,7 +18,6 @@ class Center(Protocol):
 
     name = "center"
     averages = False
-    own_views = False
 
     def answers(self, network: Evaluator, views: Tensor) -> Tensor:
         """Return logits [N, 1, classes]."""

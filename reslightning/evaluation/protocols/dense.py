@@ -12,7 +12,7 @@ from reslightning.data.decode import Pixels
 from reslightning.data.folder import ImageFolder
 from reslightning.data.views import Sizes, scaled
 from reslightning.errors import UserError
-from reslightning.evaluation.protocol import Protocol, mirrored
+from reslightning.evaluation.protocol import OfPictures, mirrored
 from reslightning.models.architectures import ARCHITECTURES, get_architecture
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.evaluator import Evaluator
@@ -20,7 +20,7 @@ from reslightning.train.evaluator import Evaluator
 LEAST = 193  # pixels: of fewer a network's last map has no 7 x 7 places
 
 
-class Dense(Protocol):
+class Dense(OfPictures):
     """Fully convolutional testing at one scale, with the picture's own aspect (arXiv:1409.1556, Sec. 3.2).
 
     The shorter side is scaled to ``data.eval_resize``. The logits of a view are the mean over all windows of 7 x 7

@@ -16,7 +16,6 @@ class Flip(Protocol):
     """
 
     name = "flip"
-    own_views = False
 
     def answers(self, network: Evaluator, views: Tensor) -> Tensor:
         """Return logits [N, 2, classes]."""

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from reslightning.data.decode import Pixels
 from reslightning.data.views import Sizes, middle, scaled
-from reslightning.evaluation.protocol import Protocol, mirrored
+from reslightning.evaluation.protocol import OfPictures, mirrored
 from reslightning.train.evaluator import Evaluator
 
 
-class TenCrop(Protocol):
+class TenCrop(OfPictures):
     """Standard ten-crop testing (arXiv:1512.03385, Sec. 3.4, Tables 2 and 3; Krizhevsky et al. 2012, Sec. 4.1).
 
     The shorter side is scaled to ``data.eval_resize``, the paper's 256. Four corners and the middle of
