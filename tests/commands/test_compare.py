@@ -5,22 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import random
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from reslightning.compare.groups import Group, Table
 from reslightning.errors import UserError
-from reslightning.files import read_json, read_rows
-from reslightning.run.record import RunRecord
-from tests.conftest import OPTIONS, SMALL, kill_behind, process
+from tests.conftest import SMALL
 
 
 def made(folder: Path, name: str, *, epochs: int = 3, top1: float = 0.9, **facts) -> Path:
@@ -224,52 +220,6 @@ def test_runs_of_one_group_show_its_keys(cli, tmp_path):
     assert "model.optim.lr" not in records(cli, "runs")[0]
 
 
-def test_runs_of_one_name_and_the_same_folder_twice(cli, tmp_path):
-    for folder, top1 in (("one", 0.9), ("two", 0.8)):
-        made(tmp_path / folder, "run", top1=top1, run_id=folder)
-    (tmp_path / "three").symlink_to(tmp_path / "two")
-    (tmp_path / "one" / "loop").symlink_to(tmp_path / "one")
-    result = cli("compare one two two/run three --format json --html page.html")
-    assert [row["run"] for row in json.loads(result.out)] == ["one/run", "two/run"]
-    assert result.err == "report written to page.html\n"
-
-
-def test_a_summary_that_contradicts_its_rows_is_not_believed(cli, tmp_path):
-    run = made(tmp_path / "runs", "a", top1=0.9)
-    facts = json.loads((run / "summary.json").read_text())
-    facts["metrics"]["val/top1"] = facts["best"]["val/top1"] = 0.99
-    (run / "summary.json").write_text(json.dumps(facts))
-    result = cli("compare runs --columns run,top1 --format json")
-    assert json.loads(result.out)[0]["top1"] == pytest.approx(10.0)
-    assert "runs/a: summary.json says val/top1=0.99 of epoch 3, metrics.csv 0.9" in result.err
-    (run / "metrics.csv").write_text("\n".join((run / "metrics.csv").read_text().splitlines()[:2]) + "\n")
-    assert "summary.json is at epoch 3, metrics.csv ends at 1" in cli("compare runs").err
-
-
-@pytest.mark.parametrize(("best", "said"), [(0.3, "val/top1=0.3"), (0.6, "val/top1=0.6"), (0.9, "epoch=2")])
-def test_a_best_value_that_the_rows_do_not_have_is_named(cli, tmp_path, best, said):
-    run = made(tmp_path / "runs", "a", top1=0.9)
-    facts = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps(facts | {"best": {"val/top1": best, "epoch": 2}}))
-    assert f"runs/a: summary.json says a best with {said}, metrics.csv" in cli("compare runs").err
-
-
-def test_lost_runs(cli, tmp_path):
-    old = (datetime.now(UTC) - timedelta(hours=3)).isoformat()
-    made(tmp_path / "runs", "lost", status="running", heartbeat=old)
-    held = made(tmp_path / "runs", "held", status="running", heartbeat=old)
-    (held / "lock").touch()
-    made(tmp_path / "runs", "fresh", status="running")
-    rows = {row["run"]: row for row in records(cli, "runs --columns run,status,heartbeat")}
-    assert {name: row["status"] for name, row in rows.items()} == {
-        "lost": "lost",
-        "held": "running",
-        "fresh": "running",
-    }
-    assert rows["lost"]["heartbeat"] > 3 * 3600 - 5
-    assert rows["held"]["heartbeat"] < 60
-
-
 def test_filters_columns_and_differences(cli, tmp_path):
     made(tmp_path / "runs", "a", top1=0.90, options={"model.optim.lr": 0.1})
     made(tmp_path / "runs", "b", top1=0.92, options={"model.optim.lr": 0.2})
@@ -343,105 +293,6 @@ def test_formats(cli, tmp_path, style):
     assert marks[style] in out
 
 
-def test_half_written_and_foreign_folders(cli, tmp_path):
-    good = made(tmp_path / "runs", "good")
-    for name, content in (("foreign", '{"accuracy": 0.5}'), ("broken", "{"), ("list", "[1, 2]")):
-        (tmp_path / "runs" / name).mkdir()
-        (tmp_path / "runs" / name / "summary.json").write_text(content)
-    (tmp_path / "runs" / "other").mkdir()
-    (tmp_path / "runs" / "other" / "metrics.csv").write_text("a,b\n1,2\n")
-    result = cli("compare runs")
-    assert result.status == 0
-    assert good.name in result.out
-    assert "4 folders are no runs:" in result.err
-    for name in ("foreign", "broken", "list", "other"):
-        assert f"skipped runs/{name}" in result.err
-    (tmp_path / "runs" / "summary.json").write_text('{"mine": 1}')  # above them all
-    killed = tmp_path / "runs" / "killed"
-    (killed / "checkpoints").mkdir(parents=True)
-    (killed / "lock").write_text("{}")
-    result = cli("compare runs")
-    assert good.name in result.out
-    assert "6 folders are no runs:" in result.err
-    assert "skipped runs/killed: no summary.json and no metrics.csv of a run" in result.err
-    (tmp_path / "empty").mkdir()
-    result = cli("compare empty")
-    assert result.status == 2
-    assert "nowhere, which does not exist" in cli("compare nowhere").err
-    assert "looked for: folders with summary.json or metrics.csv" in result.err
-
-
-def test_facts_of_the_wrong_kind_are_named(cli, tmp_path):
-    run = made(tmp_path / "runs", "a")
-    facts = json.loads((run / "summary.json").read_text())
-    for name in set(facts) - {"format"}:  # another one is refused
-        for odd in (None, "x", 3, [1], {"a": 1}, True, float("nan")):
-            (run / "summary.json").write_text(json.dumps(facts | {name: odd}))
-            RunRecord.from_directory(run)
-            result = cli("compare runs --by arch --diff")
-            assert result.status == 0, (name, odd, result.err)
-        (run / "summary.json").write_text(json.dumps({key: value for key, value in facts.items() if key != name}))
-        assert cli("compare runs").status == 0, name
-    for part in (
-        {"seconds": "x", "world_size": 1},
-        {"world_size": None},
-        {"to_step": [1]},
-        {},
-        {"seconds": 1},
-        {"from_step": -1},
-    ):
-        (run / "summary.json").write_text(json.dumps(facts | {"segments": [part]}))
-        assert cli("compare runs --columns run,device_hours").status == 0, part
-    for number in ("1e999", "-1e999", "NaN", "9" * 400):
-        (run / "summary.json").write_text(
-            json.dumps(facts | {"seconds": 0}).replace('"seconds": 0', f'"seconds": {number}')
-        )
-        assert cli("compare runs").status == 0, number
-    deep = "[" * 100_000
-    for text in (f'{{"arch": "resnet20", "x": {deep}', json.dumps(facts | {"arch": "\ud800"}), deep):
-        (run / "summary.json").write_text(text)
-        assert cli("compare runs --plot fig.svg --html page.html").status == 0, text[:40]
-    rows = (run / "metrics.csv").read_text()
-    for cell in ("inf", "nan", "x" * 200_000, '"' + "x" * 200_000):
-        (run / "metrics.csv").write_text(f"{rows}{cell},4\n")
-        (run / "summary.json").write_text(json.dumps(facts))
-        assert cli("compare runs --plot fig.svg").status == 0, cell[:10]
-    (run / "metrics.csv").write_text(rows)
-    (run / "summary.json").write_text(json.dumps(facts | {"arch": 3}))
-    assert "runs/a: its arch is not what it should be: '3'" in cli("compare runs").err
-
-
-def test_cuts_lose_only_what_lies_behind_them(tmp_path):
-    """Both files cut at 200 random bytes: no error, and what stood before the cut is read."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    run = made(tmp_path, "whole", epochs=20)
-    facts, rows = (run / "summary.json").read_bytes(), (run / "metrics.csv").read_bytes()
-    everything, _ = read_json(run / "summary.json")
-    expected, _ = read_rows(run / "metrics.csv")
-    for _ in range(200):
-        at, row_at = chance.randrange(len(facts)), chance.randrange(len(rows))
-        (run / "summary.json").write_bytes(facts[:at])
-        (run / "metrics.csv").write_bytes(rows[:row_at])
-        found, whole = read_json(run / "summary.json")
-        assert not whole or at >= len(facts) - 1
-        lines = facts[:at].decode().splitlines()
-        # Every fact on a line of its own that is whole, with the comma that ends it.
-        before = {line.split('"')[1] for line in lines if line.startswith('  "') and line.endswith(",")}
-        assert before - {"metrics", "best", "options", "segments"} <= found.keys()
-        assert all(everything[name] == found[name] for name in before & found.keys())
-        kept, _ = read_rows(run / "metrics.csv")
-        assert kept == expected[: max(rows[:row_at].count(b"\n") - 1, 0)]
-        try:
-            record = RunRecord.from_directory(run)
-        except UserError:
-            assert at < 30
-            continue
-        assert len(record.history) == len(kept)
-        assert record.problems
-
-
 ODD = """AttributeError("'NoneType' object has no attribute 'get'")"""
 
 
@@ -486,73 +337,6 @@ def test_wandb_shaped_like_its_api(cli, tmp_path, monkeypatch):
     assert records[7].history[1]["step"] == 20
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_figures(cli, tmp_path, suffix):
-    for seed, top1 in enumerate((0.90, 0.92)):
-        made(tmp_path / "runs", f"a{seed}", top1=top1, seed=seed)
-    made(tmp_path / "runs", "b", arch="resnet32", top1=0.94, epochs=5)
-    result = cli(f"compare runs --plot fig.{suffix} --by arch --log --over samples")
-    assert result.status == 0, result.err
-    content = Path(f"fig.{suffix}").read_bytes()
-    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
-    assert len(content) > 5000
-
-
-def test_runs_of_two_data_sets_share_no_curve(cli, tmp_path):
-    made(tmp_path / "runs", "a", top1=0.9)
-    made(tmp_path / "runs", "b", top1=0.5, dataset="CIFAR100")
-    folder = tmp_path / "runs" / "a" / "evaluations"
-    folder.mkdir()
-    (folder / "val-confusion.csv").write_text("class,cat,dog\ncat,40,2\ndog,5\n")  # cut
-    assert cli("compare runs --by arch --html page.html").status == 0
-    page = Path("page.html").read_text()
-    for title in ("CIFAR10", "CIFAR100"):
-        assert f"resnet20 ({title})" in page
-    assert "Confusion of" not in page
-
-
-def test_the_page_shows_what_the_best_run_s_validation_left(cli, tmp_path):
-    for name, top1 in (("a", 0.9), ("b", 0.8)):
-        folder = made(tmp_path / "runs", name, top1=top1, options={"model.arch": f"<{name}>"}) / "evaluations"
-        folder.mkdir()
-        (folder / "val-confusion.csv").write_text("class,cat,<dog>\ncat,30,10\n<dog>,5,45\n")
-        (folder / "val-worst.png").write_bytes(b"\x89PNG")
-    assert cli("compare runs --html page.html").status == 0
-    page = Path("page.html").read_text()
-    assert page.count("<h2>Confusion of a</h2>") == page.count("<h2>Worst validation images of a</h2>") == 1
-    assert "Confusion of b" not in page
-    assert 'rgba(0,114,178,0.25)" title="cat taken for &lt;dog&gt;">10</td>' in page
-    assert "data:image/png;base64,iVBORw==" in page
-    assert '<td data-value="9.999999999999998" class="number">10.00</td>' in page
-    assert "<td>&lt;b&gt;</td>" in page
-
-
-def test_curves_are_means_with_their_range():
-    from reslightning.compare.figures import curves
-
-    def record(name: str, errors: list[float], batch: int) -> RunRecord:
-        rows = [{"epoch": k + 1.0, "step": 10.0 * (k + 1), "val/top1": 1 - e / 100} for k, e in enumerate(errors)]
-        return RunRecord(name, name, {"arch": "x", "options": {"data.batch_size": batch}}, rows)
-
-    runs = [record("a", [50, 20, 10], 4), record("b", [40, 30], 4)]
-    ((curve,), notes) = curves([Table("title", [Group(runs, {"arch": "x"})])], "epoch")
-    assert notes == ["x: the curve of 2 of its 2 runs ends at epoch 2, as the shortest of them"]
-    _, notes = curves([Table("title", [Group([*runs, RunRecord("c", "c", {}, [])], {"arch": "x"})])], "epoch")
-    assert notes == ["x: the curve of 2 of its 3 runs ends at epoch 2, as the shortest of them"]
-    assert (curve.label, curve.x) == ("x", [1, 2])  # where both are
-    assert curve.y == pytest.approx([45, 25])
-    assert curve.low == pytest.approx([40, 20])
-    assert curve.high == pytest.approx([50, 30])
-    tables = [Table("one, same", [Group(runs[:1])]), Table("other, same", [Group(runs[1:])])]
-    (first, second), _ = curves(tables, "samples")
-    assert first.x == [40, 80, 120]
-    assert (first.label, second.label) == ("a (one)", "b (other)")
-    tables = [Table("A, x (5 images)", [Group(runs[:1])]), Table("B, x (5 images)", [Group(runs[1:])])]
-    (first, _), _ = curves(tables, "epoch")
-    assert first.label == "a (A)"
-    assert first.colour != second.colour
-
-
 MEASURE = """
 import re, sys
 from pathlib import Path
@@ -578,31 +362,6 @@ def test_a_thousand_runs(tmp_path):
     assert "run-0999" in done.stdout.splitlines()[4]
     assert seconds < 10
     assert memory < 1000
-
-
-@pytest.mark.slow
-def test_a_run_killed_twice_is_one_line_with_one_curve(tmp_path):
-    """Real processes, kill -9 at epochs that nobody chose: one row in the table, no epoch twice, none missing."""
-    run = tmp_path / "runs" / "run"
-    line = f"fit {OPTIONS} --trainer.max_epochs 40 --run_dir {run}"
-    kill_behind(5, line, run)
-    kill_behind(15, line, run)
-    child = process(line)
-    out, _ = child.communicate(timeout=200)
-    assert child.returncode == 0, out
-    record = RunRecord.from_directory(run)
-    assert record.problems == []
-    assert [row["epoch"] for row in record.history] == list(range(1, 41))
-    assert len(record.summary["segments"]) == 3
-    assert record.summary["minutes_lost"] > 0
-    shown = subprocess.run(
-        [sys.executable, "-m", "reslightning", "compare", "runs", "--format", "json"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    (row,) = json.loads(shown.stdout)
-    assert (row["status"], row["epoch"]) == ("finished", "40/40")
 
 
 @pytest.mark.parametrize("option", ["--log", "--over samples", "--log --html page.html"])
