@@ -21,16 +21,22 @@ def check(data: DataModule, trainer: Trainer) -> None:
             )
         data.check_training()
         if not batches_per_epoch(trainer, data.steps_per_epoch * trainer.accumulate_grad_batches):
+            option = _limit(trainer, "limit_train_batches")
             raise UserError(
-                f"trainer.limit_train_batches={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves "
-                "none to train; 1 is one batch, 1.0 all of them"
+                f"trainer.{option}={trainer.limit_train_batches} of {data.steps_per_epoch} steps leaves none to train; "
+                "1 is one batch, 1.0 all of them"
             )
         data.check_evaluation("val", trainer.world_size)
         _check_validation(data, trainer)
 
 
+def _limit(trainer: Trainer, name: str) -> str:
+    """Return which option limits the batches: Lightning sets the others from overfit_batches."""
+    return "overfit_batches" if getattr(trainer, "overfit_batches", 0) else name
+
+
 def _check_validation(data: DataModule, trainer: Trainer) -> None:
-    option = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else "limit_val_batches"
+    option = _limit(trainer, "limit_val_batches")
     limit: float = getattr(trainer, option)
     images = data.n_samples("val") // trainer.world_size
     batches = -(-images // data.evaluation_batch_size(trainer.world_size, trainer.accumulate_grad_batches))

@@ -94,6 +94,7 @@ def test_sizes_that_no_machine_has_memory_for(cli, tmp_path, line, allowed):
     [
         ("fit --trainer.enable_checkpointing false", "trainer.enable_checkpointing=false would not count"),
         ("fit --trainer.callbacks=-", "trainer.callbacks"),
+        ("fit --trainer.overfit_batches 0.001", "trainer.overfit_batches=0.001 of"),
         ("fit --trainer.min_steps 5", "trainer.min_steps is not supported"),
         ("fit --trainer.log_every_n_steps -1", "trainer.log_every_n_steps=-1 is out of range"),
         ("doctor --devices 0", "--devices=0 is not allowed"),
