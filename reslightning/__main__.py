@@ -24,6 +24,11 @@ COMMANDS = {
     "validate": ("reslightning.commands.train", "evaluate weights on the validation images"),
     "test": ("reslightning.commands.train", "evaluate weights on the test images"),
     "predict": ("reslightning.commands.train", "write the probabilities of every test image"),
+    "ensemble": (
+        "reslightning.commands.ensemble",
+        "average the probabilities of several networks, beside each of them",
+    ),
+    "average": ("reslightning.commands.average", "average the weights of several checkpoints into one network"),
     "models": ("reslightning.commands.models", "list the networks, what they cost and what was published"),
     "fetch": ("reslightning.commands.fetch", "download data sets and weights for machines without internet"),
     "compare": ("reslightning.commands.compare", "tables, curves and a page from runs, beside published results"),

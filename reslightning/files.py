@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from reslightning.errors import UserError
+
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],]')
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all that is no letter but tabs and new lines
 _CLOSING = {"{": "}", "[": "]"}
@@ -144,8 +146,25 @@ def check_folder(path: Path) -> None:
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists() or place.is_symlink())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    import tempfile  # --help needs none of it
+
+    with tempfile.TemporaryFile(dir=there):  # root may write everywhere, by what access says, and cannot in /proc
+        pass
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write a result to, as ``whole`` does, in a folder that is made if it is not there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -200,9 +200,9 @@ def find_weights(
     return Run(directory) if directory else None, source
 
 
-def check_output(output: str | None) -> None:
-    """Raise UserError where predictions would replace a file that a run is made of, its config.yaml say."""
+def check_output(output: str | None, option: str = "--output") -> None:
+    """Raise UserError where what is written would replace a file that a run is made of, its config.yaml say."""
     file = Path(output or "").expanduser().resolve()
     run = next((folder for folder in file.parents[:2] if (folder / layout.SUMMARY).is_file()), None)
     if run and file.is_file() and file.parent.name != layout.EVALUATIONS:
-        raise UserError(f"--output {output} is a file that the run {run} is made of\nGive another.")
+        raise UserError(f"{option} {output} is a file that the run {run} is made of\nGive another.")

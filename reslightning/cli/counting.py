@@ -32,6 +32,7 @@ NOT_SUPPORTED = (
     ),
     ("val_check_interval", ("None", "1.0"), "validation comes behind whole epochs, trainer.check_val_every_n_epoch"),
 )
+IMAGES = Range("training images, 1 or more")
 BATCHES = Range("a positive number of batches, or a fraction of them")
 # Which batches a command may be limited in, but not do without.
 LIMITS = {
@@ -45,6 +46,8 @@ ONLY = {  # the package's own options that some commands have
     "fresh": ("fit",),
     "protocol": ("validate", "test"),
     "average": ("validate", "test"),
+    "save": ("validate", "test"),
+    "recalibrate": ("validate", "test"),
 }
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
@@ -156,6 +159,8 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
     for name, only in ONLY.items():
         if options.get(name) and command not in only:
             raise UserError(f"--{name} means nothing to {command}; it is an option of {' and '.join(only)}")
+    if options.recalibrate is not None and options.recalibrate not in IMAGES:
+        raise UserError(f"recalibrate={options.recalibrate} is out of range; allowed: {IMAGES.words}")
     choose(options.protocol, options.average)
     _refuse_unused(given, options)
     if command == "fit" and options.model.new_head and options.model.weights is None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_args
 
 import torch
 import yaml
@@ -23,7 +23,7 @@ from reslightning.cli.choice import belongs_to, check_output, find_run, find_wei
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import Given, given_options, refuse, refuse_dropped, refuse_unread
 from reslightning.cli.explain import explain, option_types, unwrapped
-from reslightning.cli.options import OWN, refuse_secrets
+from reslightning.cli.options import EVALUATING, OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
 from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import check_places, job_id
@@ -106,6 +106,7 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Wandb, "wandb")
         for option, (kind, default, text) in OWN.items():
             how = {"type": kind, "default": default} if kind else {"action": "store_true"}
+            how |= {"nargs": "?", "const": True} if bool in get_args(kind) else {}
             parser.add_argument(f"--{option}", help=text, **how)
         parser.link_arguments("data.num_classes", "model.num_classes", self._known, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -170,7 +171,7 @@ class CLI(LightningCLI):
     def _text(self) -> str:
         """Return the resolved configuration as YAML, without what only this command is about."""
         config = self._options.clone()
-        for key in ("config", "run_dir", "fresh", "output", "protocol", "average"):
+        for key in ("config", "run_dir", "fresh", *EVALUATING):
             config.pop(key, None)
         return self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
 
@@ -341,6 +342,8 @@ class CLI(LightningCLI):
             split,
             protocols=choose(self._options.protocol, self._options.average),
             weights=self._options.model.weights,
+            save=self._options.save,
+            images=self._options.recalibrate,
             content=self.content,
             run=self.run,
             config=self.given,

@@ -36,9 +36,21 @@ OWN: dict[str, tuple[Any, Any, str]] = {
         None,
         "validate, test: what of a protocol's views is averaged (default: probabilities)",
     ),
+    "save": (
+        str | bool | None,
+        None,
+        "validate, test: write every image's probabilities to a FILE.npz, for ensembles (without FILE: into the run's "
+        "directory)",
+    ),
+    "recalibrate": (
+        int | None,
+        None,
+        "validate, test: normalise by exact averages over so many training images, not by the training's moving ones",
+    ),
     "checkpoint_minutes": (NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
     "fresh": (None, False, "fit: start another run beside one of the same configuration"),
 }
+EVALUATING = ("output", "protocol", "average", "save", "recalibrate")  # of them, those that are no run's
 TOP = {"config", "seed_everything", "ckpt_path", "weights_only", *OWN}
 EVALUATIONS = {"verbose", "return_predictions"}  # Lightning's own of its other subcommands
 # Names of options, and addresses, that hold a credential.

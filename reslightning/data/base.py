@@ -140,6 +140,14 @@ class DataModule(LightningDataModule, metaclass=Checked):
         """Return the name of an image's file, within its source; empty where there are none."""
         return ""
 
+    def image_name(self, split: Split, index: int) -> str:
+        """Return what an image is called, the same wherever its data lies: its official part, and its place there."""
+        return f"{self.part(split)}/{self.position(split, index)}"
+
+    def position(self, split: Split, index: int) -> int:
+        """Return where in its official part an image stands; of held-out ones that is another place than among them."""
+        return index
+
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:
         """Read or open the data once; later calls do nothing."""

@@ -217,6 +217,13 @@ class ImageFolder(DataModule):
         """Return the path of an image within its source."""
         return printable(self._name(split, index))
 
+    def image_name(self, split: Split, index: int) -> str:
+        """Return part, class and file name of an image, also where the source has it in no class's folder."""
+        part, positions = self._parts[split]
+        label = self.class_ids[int(self.images.labels(part)[positions[index]])]
+        rest = self._name(split, index).removeprefix(f"{part}/").removeprefix(f"{label}/")
+        return printable(f"{part}/{label}/{rest}")
+
     def content(self) -> dict[str, Any]:
         """Return what the data is, by its source's digest: not what a resized or edited copy of it is."""
         if not self._content:

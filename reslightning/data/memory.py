@@ -48,6 +48,7 @@ class InMemory(DataModule):
         self._images: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
         self._content: dict[str, Any] = {}
+        self._positions: dict[str, Tensor] = {}  # in the official part, of what is divided
 
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
@@ -75,6 +76,7 @@ class InMemory(DataModule):
         test = self.load(train=False)
         self._content = self._describe({"train": (images, labels), "test": test})
         held_out, kept = self.hold_out(len(images))
+        self._positions = {"train": kept, "val": held_out} if self.val_split else {}
         if self.val_split:
             self._images["val"], self._labels["val"] = images[held_out], labels[held_out]
             images, labels = images[kept], labels[kept]
@@ -84,6 +86,11 @@ class InMemory(DataModule):
         self._images["test"], self._labels["test"] = test
         if not self.val_split:
             self._images["val"], self._labels["val"] = test
+
+    @property
+    def _inner(self) -> slice:
+        """Where in a padded training image the image is."""
+        return slice(self.crop_padding, self.crop_padding + self.image_size)
 
     def _describe(self, parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
         digest = hashlib.sha256(json.dumps(list(self.class_names)).encode())
@@ -102,12 +109,15 @@ class InMemory(DataModule):
     def notices(self) -> list[str]:
         """Return a line for each two parts that have images in common."""
         self.setup()
-        inner = slice(self.crop_padding, self.crop_padding + self.image_size)
-        parts = {"train": self._images["train"][:, :, inner, inner], "test": self._images["test"]}
+        parts = {"train": self._images["train"][:, :, self._inner, self._inner], "test": self._images["test"]}
         if self.val_split:
             parts["val"] = self._images["val"]
         twins = same_pixels({split: images.cpu().numpy() for split, images in parts.items()})
         return shared(twins, lambda split, position: f"image {position} of {split}")
+
+    def position(self, split: Split, index: int) -> int:
+        """Return where in its official part an image stands."""
+        return int(self._positions[split][index]) if split in self._positions else index
 
     def labels(self, split: Split) -> Tensor:
         """Return a split's labels [N], int64."""
@@ -141,7 +151,9 @@ class InMemory(DataModule):
             for part in (self._images, self._labels):
                 part[split] = part[split].to(content.device)
         images = self._images[split].index_select(0, content)
-        if epoch is not None:
+        if epoch is None and split == "train":
+            images = images[:, :, self._inner, self._inner]
+        elif epoch is not None:
             images = augmentations.random_crop(images, self._draws(epoch, content, CROP, 2), self.crop_padding)
         return images, self._labels[split].index_select(0, content), content
 

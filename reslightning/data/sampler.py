@@ -62,3 +62,23 @@ class EvalSampler(DistributedSampler[int]):
     def __len__(self) -> int:
         """Return the number of this process's samples."""
         return len(self.indices)
+
+
+LANES = 64  # what batches are added up in, each by one process: more processes have nothing to do
+
+
+class WholeBatches(EvalSampler):
+    """Some samples, drawn by the seed, in batches that are dealt out whole: the same ones at any number of processes.
+
+    Attributes:
+        numbers: which of the batches this process has, in its order; of those with the same remainder by LANES a
+            process has all or none.
+    """
+
+    def __init__(
+        self, population: int, samples: int, batch_size: int, *, seed: int, rank: int, world_size: int
+    ) -> None:
+        generator = torch.Generator().manual_seed(permutation_seed(seed, -2))
+        batches = torch.randperm(population, generator=generator)[:samples].split(batch_size)
+        self.numbers = [number for number in range(len(batches)) if number % LANES % world_size == rank]
+        self.indices = [index for number in self.numbers for index in batches[number].tolist()]  # type: ignore[assignment]

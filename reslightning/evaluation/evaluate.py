@@ -14,10 +14,14 @@ from reslightning.data.base import DataModule, prepare
 from reslightning.data.progress import finished_epochs
 from reslightning.data.registry import Split
 from reslightning.errors import UserError
+from reslightning.evaluation.answers import SUFFIX, Answers, check_place
+from reslightning.evaluation.certainty import wilson
 from reslightning.evaluation.checks import check_held_out, check_range, check_use
+from reslightning.evaluation.predict import Keeper
 from reslightning.evaluation.protocol import OfPictures, Protocol
 from reslightning.evaluation.protocols import as_trained
-from reslightning.files import printable, write_atomically
+from reslightning.evaluation.recalibrate import recalibrate
+from reslightning.files import printable, written
 from reslightning.models.published import published
 from reslightning.run.directory import Run
 from reslightning.run.identity import differences
@@ -25,7 +29,7 @@ from reslightning.run.provenance import mixed_code, versions
 from reslightning.run.summary import error_percent
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.messages import majority_error
-from reslightning.train.metrics import class_accuracies
+from reslightning.train.metrics import calibration, class_accuracies, confused
 
 # Where a split's images are from, if not from the part of its own name.
 ORIGINS: dict[Split, str] = {
@@ -43,6 +47,8 @@ def evaluate(
     *,
     protocols: Sequence[Protocol],
     weights: str,
+    save: str | bool | None = None,
+    images: int | None = None,
     content: Mapping[str, Any],
     run: Run | None,
     config: Mapping[str, Any],
@@ -57,36 +63,84 @@ def evaluate(
         split: val or test.
         protocols: how; none means as training validates.
         weights: where the weights came from, for the record.
+        save: the file for what the network says of every image, or true for one beside each evaluation's.
+        images: how many training images batch statistics are averaged over; None leaves them as they are.
         content: the checkpoint's that they came from, if it is one.
         run: the run directory the weights belong to, if any.
         config: this command's configuration.
         trained: the configuration that the weights were trained with, if known.
     """
+    _check_save(save, run, max(len(protocols), 1))
+    _ready(model, data, split, protocols, content, weights, trained if run else None)
+    recalibrate(trainer, model, data, images)
+    keeper = Keeper()
+    trainer.callbacks += [keeper] if save else []  # type: ignore[attr-defined]
+    for protocol in protocols or [as_trained(model)]:
+        protocol.begin(model, data)
+        (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            made = {"split": split, **protocol.facts(data), "recalibrated": images}
+            made |= _facts(trainer, model, data, content, weights)
+            found = made | _found(model, data, split)
+            _say(model, data, split, found, content)
+            path = _record(run, found, say_differences(run, data, trained, config)) if run else None
+            if save:
+                _save(keeper.answers(data, split, made), save, path)
+
+
+def _save(answers: Answers, save: str | bool, record: Path | None) -> None:
+    path = Path(save).expanduser() if isinstance(save, str) else record.with_suffix(SUFFIX)  # type: ignore[union-attr]
+    answers.write(path)
+    print(f"  every image's probabilities written to {path}")
+
+
+def _ready(
+    model: ImageClassifier,
+    data: DataModule,
+    split: Split,
+    protocols: Sequence[Protocol],
+    content: Mapping[str, Any],
+    weights: str,
+    trained: Mapping[str, Any] | None,
+) -> None:
+    """Read the data, once it is known that it can be evaluated so."""
     for asked in protocols:
         if isinstance(asked, OfPictures):
             asked.check(model, data)
     prepare(data)
     check_use(content, weights, data, split)
-    if run and trained:
+    if trained:
         check_held_out(data, split, trained)
-    call = trainer.validate if split == "val" else trainer.test
-    for protocol in protocols or [as_trained(model)]:
-        protocol.begin(model, data)
-        call(model, datamodule=data, verbose=False)
-        if trainer.is_global_zero:
-            facts = protocol.facts(data) | _facts(trainer, model, data, content, weights) | _found(model, data, split)
-            _say(model, data, split, facts, content)
-            if run:
-                _record(run, split, facts, say_differences(run, data, trained, config))
 
 
-def _record(run: Run, split: str, facts: Mapping[str, Any], lines: Sequence[str]) -> None:
+def _check_save(save: str | bool | None, run: Run | None, evaluations: int) -> None:
+    """Raise UserError where answers have no place, before time is spent on them."""
+    if not save:
+        return
+    if isinstance(save, str):
+        check_place(Path(save).expanduser())
+        if evaluations > 1:
+            raise UserError(
+                f"--save {save} is one file for {evaluations} protocols\nGive one protocol, or --run_dir RUN and "
+                "--save alone, which writes a file for each."
+            )
+    elif run is None:
+        raise UserError(f"--save without --run_dir needs a place to write to: give --save FILE{SUFFIX}")
+    else:
+        check_place(run.evaluations / f"any{SUFFIX}")
+
+
+def _record(run: Run, facts: Mapping[str, Any], lines: Sequence[str]) -> Path:
     if mixed := mixed_code(run.summary):
         print(f"  {mixed}")
-    record = {"format": 1, "split": split, **facts, "differences": lines, "mixed_code": mixed}
-    path = run.evaluations / f"{file_name(split, facts['protocol'], facts['images'], lines)}.json"
-    write_result(path, json.dumps(record, indent=2) + "\n")
+    record = {"format": 1, **facts, "differences": lines, "mixed_code": mixed}
+    statistics = f"-recalibrated-{facts['recalibrated']}" if facts["recalibrated"] else ""
+    stem = file_name(facts["split"], facts["protocol"] + statistics, facts["images"], lines)
+    path = run.evaluations / f"{stem}.json"
+    with written(path) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
     print(f"  written to {path}")
+    return path
 
 
 def say_differences(
@@ -135,14 +189,23 @@ def _facts(
 def _found(model: ImageClassifier, data: DataModule, split: Split) -> dict[str, Any]:
     metrics = {name: value for name, value in model.metrics.items() if name.startswith(f"{split}/")}
     check_range(metrics)
-    names, images = map(printable, data.answers or data.class_names), model.confusion.sum(1).tolist()
+    names = [printable(name) for name in data.answers or data.class_names]
+    images = model.confusion.sum(1).tolist()
     rows = zip(names, images, class_accuracies(model.confusion), strict=True)
+    count = metrics[f"{split}/n_samples"]
+    shares = {top: metrics.get(f"{split}/{top}") for top in ("top1", "top5")}
     return {
         "part": data.part(split),
         "images": {"evaluated": metrics[f"{split}/n_samples"], "of": data.n_samples(split)},
         "metrics": metrics,
+        "intervals": {top: wilson(share * count, round(count)) for top, share in shares.items() if share is not None},
         "classes": {"evaluated": sum(count > 0 for count in images), "of": len(images)},
         "by_class": [{"class": name, "images": count, "top1": accuracy} for name, count, accuracy in rows],
+        "calibration": calibration(model.bins),
+        "confused": [
+            {"class": names[label], "taken_for": names[guess], "images": count}
+            for label, guess, count in confused(model.confusion)
+        ],
     }
 
 
@@ -155,12 +218,16 @@ def _say(
     origin = data.part(split)
     source = ORIGINS[origin] if origin != split else ""
     print(f"{type(data).__name__} {split}, {images:,}{part} images{source}, {protocol}; weights: {facts['checkpoint']}")
+    if facts["recalibrated"]:
+        print(f"  batch normalisation by the averages over {facts['recalibrated']:,} training images")
     if data.answers:
         found = len(data.labels(split).unique())
         print(f"  classes: {found} of the {len(data.answers)} that the weights know, among all of which they choose")
-    for top in ("top1", "top5"):
-        if (accuracy := metrics.get(f"{split}/{top}")) is not None:
-            print(f"  top-{top[3:]} error {error_percent(accuracy):.2f} %{_beside(model, data, protocol, top)}")
+    for top, (low, high) in facts["intervals"].items():
+        value = error_percent(metrics[f"{split}/{top}"])
+        between = f"{error_percent(high):.2f} to {error_percent(low):.2f}"
+        print(f"  top-{top[3:]} error {value:.2f} % ({between}){_beside(model, data, protocol, top)}")
+    print(f"  in brackets Wilson's 95 % interval for {images:,} images; another seed of the training differs, too")
     if (error := majority_error(data.majority(split), data.num_classes)) is not None:
         print(f"  always the most frequent class: {error:.2f} %")
         print(f"  mean over the classes: {error_percent(metrics[f'{split}/balanced']):.2f} %")
@@ -182,12 +249,3 @@ def _beside(model: ImageClassifier, data: DataModule, protocol: str, top: str) -
     known = published(model.arch, type(data).__name__, protocol, *options, images=images)
     value = getattr(known, top) if known else None
     return "" if known is None or value is None else f"   (published: {value:.2f} %, {known.source})"
-
-
-def write_result(path: Path, text: str) -> None:
-    """Write a result whole, and raise UserError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -52,7 +52,8 @@ class Evaluator(LightningModule):
     """
 
     model: nn.Module
-    confusion: Tensor  # the last evaluation's confusion matrix [num_classes, num_classes], int64; rows are the labels
+    confusion: Tensor  # the last evaluation's, as ``bins``: see ``Counted``
+    bins: Tensor
     # The last validation's samples [N, 5] on the first process: index, label, guess, its probability, loss.
     samples: Tensor | None = None
     # A protocol's, where one is asked for: what it makes of images or their views.
@@ -192,7 +193,7 @@ class Evaluator(LightningModule):
         if split not in self._open:
             return
         self._open.remove(split)
-        found, self.confusion = self._eval_metrics.compute()
+        found, self.confusion, self.bins = self._eval_metrics.compute()
         if self.trainer.sanity_checking:
             return
         count, data = found["n_samples"], self._data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -141,6 +141,21 @@ def former(sums: Tensor) -> dict[str, Tensor]:
     return {name: column for name, column in zip(FORMER, sums.unbind(1), strict=False) if name != "top5"}
 
 
+class Counted(NamedTuple):
+    """What an evaluation counted, over all processes.
+
+    Attributes:
+        metrics: by name.
+        confusion: [num_classes, num_classes], int64, on the CPU; rows are the labels.
+        bins: [BINS, 3], float64, on the CPU: of the samples whose guess is about so sure their number, how many are
+            right, and the sum of confidence.
+    """
+
+    metrics: dict[str, float]
+    confusion: Tensor
+    bins: Tensor
+
+
 class EvalMetrics(Sums):
     """What an evaluation counts: loss, hits, the confusion matrix, and how sure right and wrong guesses are.
 
@@ -158,7 +173,6 @@ class EvalMetrics(Sums):
         super().__init__(num_classes)
         self._keep("loss", 0.0)
         self._keep("top5", 0.0)
-        # Of the samples whose guess is about so sure: their number, how many are right, and the sum of confidence.
         self.add_state("bins", torch.zeros(BINS, 3, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -183,10 +197,9 @@ class EvalMetrics(Sums):
         rows = torch.stack([torch.ones_like(right), right, confidence], 1)
         self.bins.index_add_(0, (confidence * BINS).long().clamp(0, BINS - 1), rows)
 
-    def compute(self) -> tuple[dict[str, float], Tensor]:
+    def compute(self) -> Counted:
         """Return loss, top1, top5 (from six classes on), balanced, calibration and n_samples over all processes.
 
-        With them the confusion matrix [num_classes, num_classes], int64, on the CPU; rows are the labels.
         Accuracies are fractions in [0, 1]; ``balanced`` is the mean over the classes that occur of each one's
         accuracy (macro recall); ``calibration`` is the mean distance between confidence and accuracy in 15 bins of
         confidence, weighted by their samples, in [0, 1].
@@ -200,7 +213,7 @@ class EvalMetrics(Sums):
         found["balanced"] = math.fsum(accuracies) / len(accuracies)
         _, right, confidence = self.bins.unbind(1)
         found["calibration"] = (right - confidence).abs().sum().item() / count
-        return found | {"n_samples": count}, self.confusion.cpu()
+        return Counted(found | {"n_samples": count}, self.confusion.cpu(), self.bins.cpu())
 
 
 def count_guesses(confusion: Tensor, labels: Tensor, guesses: Tensor) -> None:
@@ -213,6 +226,23 @@ def class_accuracies(confusion: Tensor) -> list[float | None]:
     """Return each class's accuracy, a fraction, of a confusion matrix [classes, classes]; None without samples."""
     hits, counts = confusion.diagonal().tolist(), confusion.sum(1).tolist()
     return [hit / count if count else None for hit, count in zip(hits, counts, strict=True)]
+
+
+def confused(confusion: Tensor, most: int = 20) -> list[tuple[int, int, int]]:
+    """Return the classes that are most often taken for others: label, guess and how many images, most first."""
+    mistaken = confusion.clone().fill_diagonal_(0).flatten()
+    order = mistaken.argsort(descending=True, stable=True)[:most]
+    classes = len(confusion)
+    return [(place // classes, place % classes, int(mistaken[place])) for place in order.tolist() if mistaken[place]]
+
+
+def calibration(bins: Tensor) -> list[dict[str, float]]:
+    """Return for each of an evaluation's bins that has samples their number, mean confidence and accuracy."""
+    return [
+        {"images": count, "confidence": confidence / count, "top1": right / count}
+        for count, right, confidence in bins.tolist()
+        if count
+    ]
 
 
 def check_labels(lowest: float, highest: float, num_classes: int) -> None:
