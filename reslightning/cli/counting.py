@@ -16,6 +16,7 @@ from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
 from reslightning.evaluation.protocols import choose
+from reslightning.models.architectures import check_trainable
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
@@ -156,8 +157,11 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
     for name, only in ONLY.items():
         if options.get(name) and command not in only:
             raise UserError(f"--{name} means nothing to {command}; it is an option of {' and '.join(only)}")
-    choose(options.protocol, options.average)
+    for protocol in choose(options.protocol, options.average):
+        protocol.check_network(options.model.arch)
     _refuse_unused(given, options)
+    if command == "fit":
+        check_trainable(options.model.arch)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(
             "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "

@@ -64,7 +64,7 @@ def evaluate(
     """
     for asked in protocols:
         if isinstance(asked, OfPictures):
-            asked.check(model, data)
+            asked.check(data)
     prepare(data)
     check_use(content, weights, data, split)
     if run and trained:
