@@ -16,7 +16,8 @@ from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
 from reslightning.evaluation.protocols import choose
-from reslightning.models.architectures import check_trainable
+from reslightning.models.architectures import check_trainable, get_architecture
+from reslightning.models.borrowed import Borrowed
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
@@ -47,6 +48,8 @@ ONLY = {  # the package's own options that some commands have
     "protocol": ("validate", "test"),
     "average": ("validate", "test"),
 }
+# Options that a network of torchvision's does not have, and what stands for none.
+NOT_BORROWED = {"shortcut": None, "version": None, "zero_init_residual": False, "frozen_stages": None}
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
 
@@ -167,6 +170,15 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
             "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "
             "file or a run\nTo train from scratch instead: fit --data ImageFolder --data.root DIR --model.arch resnet18"
         )
+
+
+def leave_out(given: Sequence[Given], options: Any) -> None:
+    """Leave out what configs say of other networks, and one of torchvision's has not: a flag stays, and is refused."""
+    flags = {option.key for option in given if option.config is None}
+    if isinstance(get_architecture(options.model.arch), Borrowed):
+        for name, nothing in NOT_BORROWED.items():
+            if f"model.{name}" not in flags:
+                options.model[name] = nothing
 
 
 def _refuse_disguise(option: Given, options: Any) -> None:

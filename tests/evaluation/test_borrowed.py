@@ -28,15 +28,16 @@ def downloaded(monkeypatch):
     return torchvision.models.googlenet(weights="IMAGENET1K_V1").double().eval()
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-def test_protocols_and_predictions_are_those_of_torchvision_s_network(cli, downloaded, tmp_path, weights):
+@pytest.mark.parametrize(("weights", "data"), [(WEIGHTS[0], "ImageFolder"), (WEIGHTS[1], "ImageNet")])
+def test_protocols_and_predictions_are_those_of_torchvision_s_network(cli, downloaded, tmp_path, weights, data):
+    """Also where the data set's own recipe says which version of a residual network is meant."""
     root = images.tree(tmp_path / "data", train=1, val=1)
-    where = f"--data.root {root} --data.eval_resize 40 --data.eval_size 32"
+    where = f"--data {data} --data.root {root} --data.eval_resize 40 --data.eval_size 32"
     network = f"--model.arch googlenet --model.weights {weights}"
     names = ("center", "flip", "ten-crop")
     done = cli(f"{LINE} {where} {network} --protocol {','.join(names)} {noted('a')}")
     assert done.status == 0, done.err
-    assert "classes: 4 of the 1000 that the weights know" in done.out
+    assert ("classes: 4 of the 1000 that the weights know" in done.out) == (data == "ImageFolder")
     pictures = [
         Image.open(path).convert("RGB") for path in sorted((root / "val").rglob("*.JPEG"), key=lambda path: path.name)
     ]
@@ -97,6 +98,7 @@ def test_no_command_trains_it(cli, tmp_path, line):
     [
         ("--model.shortcut B", "googlenet has no shortcuts"),
         ("--model.version v1", "googlenet has no versions"),
+        ("--data ImageNet --model.version v1", "googlenet has no versions"),
         ("--model.zero_init_residual true", "googlenet has none"),
         ("--data.eval_size 14", "googlenet takes images of 15 pixels or more a side; given: 14"),
     ],
