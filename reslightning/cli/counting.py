@@ -16,6 +16,8 @@ from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
 from reslightning.evaluation.protocols import choose
+from reslightning.models.architectures import check_trainable, get_architecture
+from reslightning.models.borrowed import Borrowed
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
@@ -49,6 +51,8 @@ ONLY = {  # the package's own options that some commands have
     "save": ("validate", "test"),
     "recalibrate": ("validate", "test"),
 }
+# Options that a network of torchvision's does not have, and what stands for none.
+NOT_BORROWED = {"shortcut": None, "version": None, "zero_init_residual": False, "frozen_stages": None}
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
 
@@ -161,13 +165,25 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
             raise UserError(f"--{name} means nothing to {command}; it is an option of {' and '.join(only)}")
     if options.recalibrate is not None and options.recalibrate not in IMAGES:
         raise UserError(f"recalibrate={options.recalibrate} is out of range; allowed: {IMAGES.words}")
-    choose(options.protocol, options.average)
+    for protocol in choose(options.protocol, options.average):
+        protocol.check_network(options.model.arch)
     _refuse_unused(given, options)
+    if command == "fit":
+        check_trainable(options.model.arch)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(
             "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "
             "file or a run\nTo train from scratch instead: fit --data ImageFolder --data.root DIR --model.arch resnet18"
         )
+
+
+def leave_out(given: Sequence[Given], options: Any) -> None:
+    """Leave out what configs say of other networks, and one of torchvision's has not: a flag stays, and is refused."""
+    flags = {option.key for option in given if option.config is None}
+    if isinstance(get_architecture(options.model.arch), Borrowed):
+        for name, nothing in NOT_BORROWED.items():
+            if f"model.{name}" not in flags:
+                options.model[name] = nothing
 
 
 def _refuse_disguise(option: Given, options: Any) -> None:

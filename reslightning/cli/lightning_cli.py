@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from reslightning.cli.choice import belongs_to, check_output, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import Given, given_options, refuse, refuse_dropped, refuse_unread
+from reslightning.cli.counting import Given, given_options, leave_out, refuse, refuse_dropped, refuse_unread
 from reslightning.cli.explain import explain, option_types, unwrapped
 from reslightning.cli.options import EVALUATING, OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
@@ -134,7 +134,9 @@ class CLI(LightningCLI):
                 break
         else:
             self.config = readings[0][0]
-        refuse(command, next(given for config, given in readings if config is self.config), self._options)
+        given = next(given for config, given in readings if config is self.config)
+        refuse(command, given, self._options)
+        leave_out(given, self._options)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint's options override the command line's."""

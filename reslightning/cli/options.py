@@ -16,7 +16,7 @@ from reslightning.cli.configs import Loader, arrange, last_value, load_config
 from reslightning.cli.declared import declared
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
-from reslightning.models.architectures import get_architecture
+from reslightning.models.architectures import check_trainable, get_architecture
 from reslightning.ranges import check_value, parameters
 from reslightning.track.wandb_settings import Wandb
 
@@ -81,13 +81,16 @@ def check_options(argv: list[str]) -> None:
     known = known_options()
     if command != "fit":
         known |= dict.fromkeys([*EVALUATIONS, *(name for name in known if name.startswith("trainer."))], Any)
-    data, arch = last_value(words, "data", "data.class_path"), last_value(words, "model.arch")
+    files = [load_config(Path(file)) for word, file in itertools.pairwise(words) if word == "-c"]
+    data, arch = last_value(words, "data", "data.class_path"), _arch(words, files)
     if data and re.fullmatch(r"\w+", data) and data not in registry.DATA_SETS:
         near = near_misses(data, registry.DATA_SETS)
         raise UserError(f"unknown data set {data!r}{near}\nallowed: {', '.join(registry.DATA_SETS)}")
-    if arch:
+    if arch and command == "fit":
+        check_trainable(arch)
+    elif arch:
         get_architecture(arch)
-    known |= _outside_options(words)
+    known |= _outside_options(words, files)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
             content = load_config(Path(following))
@@ -128,9 +131,15 @@ def refuse_secrets(value: Any, key: str = "") -> None:
         )
 
 
-def _outside_options(words: Sequence[str]) -> dict[str, Any]:
+def _arch(words: Sequence[str], files: Sequence[dict[str, Any]]) -> str | None:
+    """Return the network that is meant, where flags or configs say it."""
+    models = [content["model"] for content in reversed(files) if isinstance(content.get("model"), dict)]
+    given = [last_value(words, "model.arch"), *(model.get("arch") for model in models)]
+    return next((arch for arch in given if arch and isinstance(arch, str)), None)
+
+
+def _outside_options(words: Sequence[str], files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the options of the data set that is meant, where it is given by a class path outside of this package."""
-    files = [load_config(Path(file)) for word, file in itertools.pairwise(words) if word == "-c"]
     given = [content["data"] for content in files if content.get("data")]
     paths = [data.get("class_path") if isinstance(data, dict) else data for data in given]
     path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")

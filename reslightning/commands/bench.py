@@ -25,6 +25,7 @@ from reslightning.commands.bench_evaluate import bench_evaluate
 from reslightning.data import CIFAR10
 from reslightning.data.registry import DATA_SETS, load
 from reslightning.errors import UserError
+from reslightning.models.architectures import check_trainable
 from reslightning.models.resnet import build_model
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.optim import Optim, make_optimizer
@@ -77,6 +78,7 @@ def main(argv: list[str]) -> int:
     elif args.data != "CIFAR10":
         parser.error("bench train measures CIFAR-10")
     else:
+        check_trainable(args.arch)
         data = CIFAR10(root=args.root, batch_size=args.batch_size)
         data.setup()
         with quiet():

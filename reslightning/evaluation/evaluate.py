@@ -70,18 +70,16 @@ def evaluate(
         config: this command's configuration.
         trained: the configuration that the weights were trained with, if known.
     """
-    _check_save(save, run, max(len(protocols), 1))
+    keeper = _keeper(save, run, max(len(protocols), 1))
     _ready(model, data, split, protocols, content, weights, trained if run else None)
     recalibrate(trainer, model, data, images)
-    keeper = Keeper()
     trainer.callbacks += [keeper] if save else []  # type: ignore[attr-defined]
     for protocol in protocols or [as_trained(model)]:
         protocol.begin(model, data)
         (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
         if trainer.is_global_zero:
-            made = {"split": split, **protocol.facts(data), "recalibrated": images}
-            made |= _facts(trainer, model, data, content, weights)
-            found = made | _found(model, data, split)
+            made = protocol.facts(data) | _facts(trainer, model, data, content, weights, images)
+            found = {"split": split, **made, **_found(model, data, split)}
             _say(model, data, split, found, content)
             path = _record(run, found, say_differences(run, data, trained, config)) if run else None
             if save:
@@ -106,17 +104,17 @@ def _ready(
     """Read the data, once it is known that it can be evaluated so."""
     for asked in protocols:
         if isinstance(asked, OfPictures):
-            asked.check(model, data)
+            asked.check(data)
     prepare(data)
     check_use(content, weights, data, split)
     if trained:
         check_held_out(data, split, trained)
 
 
-def _check_save(save: str | bool | None, run: Run | None, evaluations: int) -> None:
-    """Raise UserError where answers have no place, before time is spent on them."""
+def _keeper(save: str | bool | None, run: Run | None, evaluations: int) -> Keeper:
+    """Return what keeps answers, once it is known that they have a place, before time is spent on them."""
     if not save:
-        return
+        return Keeper()
     if isinstance(save, str):
         check_place(Path(save).expanduser())
         if evaluations > 1:
@@ -128,6 +126,7 @@ def _check_save(save: str | bool | None, run: Run | None, evaluations: int) -> N
         raise UserError(f"--save without --run_dir needs a place to write to: give --save FILE{SUFFIX}")
     else:
         check_place(run.evaluations / f"any{SUFFIX}")
+    return Keeper()
 
 
 def _record(run: Run, facts: Mapping[str, Any], lines: Sequence[str]) -> Path:
@@ -171,9 +170,15 @@ def file_name(split: str, what: str, images: Mapping[str, float], lines: Sequenc
 
 
 def _facts(
-    trainer: Trainer, model: ImageClassifier, data: DataModule, content: Mapping[str, Any], weights: str
+    trainer: Trainer,
+    model: ImageClassifier,
+    data: DataModule,
+    content: Mapping[str, Any],
+    weights: str,
+    images: int | None,
 ) -> dict[str, Any]:
     return {
+        "recalibrated": images,
         "checkpoint": weights,
         **_reached(content),
         "arch": model.arch,

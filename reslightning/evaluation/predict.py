@@ -94,5 +94,5 @@ class Keeper(Callback):
         order = index.argsort()
         names = np.array([data.image_name(split, number) for number in index[order].tolist()])
         classes = [printable(name) for name in data.answers or data.class_names]
-        facts = {**facts, "part": data.part(split), "files": bool(data.file(split, 0))}
+        facts = {"split": split, **facts, "part": data.part(split), "files": bool(data.file(split, 0))}
         return Answers(names, labels[order].numpy(), probabilities[order].numpy(), classes, facts)

@@ -36,6 +36,9 @@ class Protocol(ABC):
     def __init__(self, average: Average = "probabilities") -> None:
         self.average = average
 
+    def check_network(self, arch: str) -> None:  # noqa: B027 - most are of any network
+        """Raise UserError where the network has no such form."""
+
     @abstractmethod
     def answers(self, network: Evaluator, views: Tensor) -> Tensor:
         """Map views of one shape, [N, 3, h, w], normalised, to logits [N, V, classes]: of each view V of them."""
@@ -79,8 +82,8 @@ class OfPictures(Protocol):
     def views(self, pixels: Pixels, sizes: Sizes) -> Sequence[Pixels]:
         """Return a picture's views, each [h, w, 3], of the whole of it, [H, W, 3]; a loader's worker does it."""
 
-    def check(self, model: ImageClassifier, data: DataModule) -> None:
-        """Raise UserError where the data's images, or the network, have no such form."""
+    def check(self, data: DataModule) -> None:
+        """Raise UserError where the data's images have no such form."""
         if not isinstance(data, ImageFolder):
             raise UserError(
                 f"--protocol {self.name} is of pictures of any size, and {type(data).__name__} has images of "

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from reslightning.errors import UserError, near_misses
+from reslightning.models.borrowed import BORROWED, Borrowed
 
 # Where a shortcut option has a 1x1 convolution, which has parameters, and where not (Sec. 3.3 and 4.1).
 SHORTCUTS = {"A": "nowhere", "B": "where the shape changes", "C": "everywhere"}
@@ -104,22 +105,27 @@ FAMILIES = {
     "resnet": Family(6, _cifar, (3, 5, 7, 9, 18, 200)),
     "plain": Family(6, lambda n: _plain(_cifar(n)), (3, 5, 7, 9, 18)),
 }
-ARCHITECTURES: dict[str, Architecture] = {
+Network: TypeAlias = Architecture | Borrowed
+ARCHITECTURES: dict[str, Network] = {
     **_IMAGENET,
     "plain18": _plain(_IMAGENET["resnet18"]),
     "plain34": _plain(_IMAGENET["resnet34"]),
     **{f"{name}{step * n + 2}": make(n) for name, (step, make, listed) in FAMILIES.items() for n in listed},
     **{f"resnet{9 * n + 2}": _pre_activation(n) for n in (18, 111)},
     **{f"{name}_cifar": _cifar_stem(_IMAGENET[name]) for name in ("resnet18", "resnet34", "resnet50")},
+    **BORROWED,
 }
 
 
 def list_architectures() -> list[str]:
-    """Return the names in the table; resnetD and plainD of other depths D = 6n + 2 exist too."""
+    """Return the names in the table; resnetD and plainD of other depths D = 6n + 2 exist too.
+
+    Those of VGG and GoogLeNet are torchvision's, and are evaluated alone.
+    """
     return list(ARCHITECTURES)
 
 
-def get_architecture(name: str) -> Architecture:
+def get_architecture(name: str) -> Network:
     """Return the architecture called ``name``.
 
     Raises:
@@ -131,7 +137,8 @@ def get_architecture(name: str) -> Architecture:
     if match is None:
         raise UserError(
             f"unknown architecture {name!r}{near_misses(name, ARCHITECTURES)}\n"
-            f"allowed: {', '.join(ARCHITECTURES)}, and {_any_depth()}"
+            f"allowed: {', '.join(known for known in ARCHITECTURES if known not in BORROWED)}, and {_any_depth()}; "
+            f"to be evaluated alone: {', '.join(BORROWED)}"
         )
     family, depth = match[1], int(match[2])
     step, make, _ = FAMILIES[family]
@@ -160,23 +167,53 @@ def _any_depth() -> str:
     )
 
 
-def resolve_options(
-    name: str, shortcut: str | None, version: str | None
-) -> tuple[Architecture, Shortcut | None, Version]:
-    """Return the architecture with its shortcut and version, None meaning its own default.
+def check_trainable(name: str) -> None:
+    """Raise UserError for a network that is only evaluated here, or that there is not."""
+    if isinstance(get_architecture(name), Borrowed):
+        raise UserError(
+            f"{name} is torchvision's, and is not trained here; allowed: validate, test, predict, models and "
+            "build_model\nTo train, give a resnet or a plain network as --model.arch: `reslightning models` lists them."
+        )
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise UserError where a network does not take images so small, ``size`` pixels a side."""
+    network = get_architecture(name)
+    if isinstance(network, Borrowed) and size < network.least:
+        raise UserError(f"{name} takes images of {network.least} pixels or more a side; given: {size}")
+
+
+def resolve_options(name: str, shortcut: str | None, version: str | None) -> Network:
+    """Return the architecture called ``name`` with this shortcut and version, None meaning its own default.
 
     Raises:
-        UserError: an option is unknown, or a shortcut was asked of a plain network.
+        UserError: an option is unknown, or was asked of a network that has no such choice.
     """
-    architecture = get_architecture(name)
+    network = get_architecture(name)
     shortcuts, versions = get_args(Shortcut), get_args(Version)
     if shortcut not in (None, *shortcuts):
         raise UserError(f"unknown shortcut {shortcut!r}; allowed: {', '.join(shortcuts)} (arXiv:1512.03385, Sec. 4.1)")
     if version not in (None, *versions):
         raise UserError(f"unknown version {version!r}; allowed: {', '.join(versions)}")
-    if architecture.shortcut is None and shortcut is not None:
+    if network.shortcut is None and shortcut is not None:
         raise UserError(f"{name} has no shortcuts: leave out shortcut {shortcut!r}, or use a resnet")
-    return architecture, shortcut or architecture.shortcut, version or architecture.version  # type: ignore[return-value]
+    if isinstance(network, Borrowed):
+        if version is not None:
+            raise UserError(f"{name} has no versions: leave out version {version!r}, or use a resnet")
+        return network
+    return replace(network, shortcut=shortcut or network.shortcut, version=version or network.version)  # type: ignore[arg-type]
+
+
+def canonical(name: str, shortcut: str | None, version: str | None) -> Network:
+    """Return what ``resolve_options`` does, equal for equal networks: v1.5 moves a stride within the bottleneck alone.
+
+    Raises:
+        UserError: as there.
+    """
+    network = resolve_options(name, shortcut, version)
+    if isinstance(network, Architecture) and (network.block, network.version) == ("basic", "v1.5"):
+        return replace(network, version="v1")
+    return network
 
 
 class Cost(NamedTuple):
@@ -202,17 +239,31 @@ def cost(
         shortcut: A, B or C; None is the architecture's own.
         version: v1, v1.5 or v2; None is the architecture's own.
         image_size: height and width of the input in pixels; None is the architecture's own.
+
+    Raises:
+        UserError: an unknown name or option, or another size of a network of torchvision's.
     """
-    architecture, kind, order = resolve_options(name, shortcut, version)
-    classes = num_classes or architecture.num_classes
-    parameters = multiply_adds = 0
-    for conv in _convolutions(architecture, kind, order, image_size or architecture.image_size):
+    network = resolve_options(name, shortcut, version)
+    classes, size = num_classes or network.num_classes, image_size or network.image_size
+    if isinstance(network, Architecture):
+        features = network.widths[-1] * network.expansion
+        parameters, multiply_adds = _body(network, size)
+    elif size == network.image_size:
+        features, parameters, multiply_adds = network.features, network.parameters, network.multiply_adds
+    else:
+        raise UserError(f"{name} is counted at {network.image_size} pixels alone; given: image_size={size}")
+    return Cost(parameters + features * classes + classes, multiply_adds + features * classes)
+
+
+def _body(architecture: Architecture, size: int) -> Cost:
+    """Count what lies before the final layer."""
+    parameters = 2 * architecture.widths[-1] * architecture.expansion if architecture.version == "v2" else 0
+    multiply_adds = 0
+    for conv in _convolutions(architecture, size):
         weights = conv.inputs * conv.outputs * conv.kernel**2
         parameters += weights + 2 * conv.normalized
         multiply_adds += weights * conv.size**2
-    features = architecture.widths[-1] * architecture.expansion
-    parameters += features * classes + classes + (2 * features if order == "v2" else 0)
-    return Cost(parameters, multiply_adds + features * classes)
+    return Cost(parameters, multiply_adds)
 
 
 class _Convolution(NamedTuple):
@@ -223,10 +274,8 @@ class _Convolution(NamedTuple):
     normalized: int  # channels of the batch normalisation that belongs to it
 
 
-def _convolutions(
-    architecture: Architecture, shortcut: Shortcut | None, version: Version, size: int
-) -> Iterator[_Convolution]:
-    pre = version == "v2"
+def _convolutions(architecture: Architecture, size: int) -> Iterator[_Convolution]:
+    pre = architecture.version == "v2"
 
     def convolution(inputs: int, outputs: int, kernel: int, size: int) -> _Convolution:
         return _Convolution(inputs, outputs, kernel, size, inputs if pre else outputs)
@@ -248,9 +297,9 @@ def _convolutions(
                 yield convolution(channels, width, 3, size)
                 yield convolution(width, width, 3, size)
             else:
-                yield convolution(channels, width, 1, size if version == "v1" else before)
+                yield convolution(channels, width, 1, size if architecture.version == "v1" else before)
                 yield convolution(width, width, 3, size)
                 yield convolution(width, outputs, 1, size)
-            if projects(shortcut, changes=strided or channels != outputs):
+            if projects(architecture.shortcut, changes=strided or channels != outputs):
                 yield _Convolution(channels, outputs, 1, size, 0 if pre else outputs)
             channels = outputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reslightning.errors import UserError
-from reslightning.models.architectures import get_architecture
+from reslightning.models.architectures import canonical
 
 PAPER = "arXiv:1512.03385"
 PRE_ACTIVATION = "arXiv:1603.05027"
@@ -18,13 +18,15 @@ class Published:
     """One published number.
 
     Attributes:
-        arch: the network's name in the table of architectures; "ensemble" for the paper's Table 5.
+        arch: the network's name in the table of architectures; "ensemble" for the paper's own; a name that is not
+            in the table for what others published, and cannot be built here.
         dataset: the data set's class name.
         top1: top-1 error in percent; None where not published.
         top5: top-5 error in percent; None where not published.
         protocol: how it was evaluated, named as an evaluation here is: center (one crop of 224 from 256 pixels, on
             CIFAR the whole image), center-232-224, center-235-224-bicubic, ten-crop, multi-scale (fully
-            convolutional, five sizes); or ensemble.
+            convolutional, five sizes). No evaluation here is ensemble or single-model, which is one network
+            evaluated as its authors did.
         source: where it stands.
         shortcut: the shortcut option; None for the network's own.
         version: order and stride placement; None for the network's own.
@@ -48,6 +50,10 @@ def _paper(
     arch: str, table: int, top1: float, top5: float | None, shortcut: str | None = None, protocol: str = "ten-crop"
 ) -> Published:
     return Published(arch, "ImageNet", top1, top5, protocol, f"{PAPER}, Table {table}", shortcut, "v1")
+
+
+def _others(arch: str, table: int, top1: float | None, top5: float, protocol: str, remark: str = "") -> Published:
+    return Published(arch, "ImageNet", top1, top5, protocol, f"{PAPER}, Table {table}{remark}")
 
 
 def _torchvision(arch: str, weights: str, protocol: str, accuracy1: float, accuracy5: float) -> Published:
@@ -80,17 +86,35 @@ PUBLISHED: tuple[Published, ...] = (
     _paper("resnet50", 3, 22.85, 6.71),
     _paper("resnet101", 3, 21.75, 6.05),
     _paper("resnet152", 3, 21.43, 5.71),
+    _others("vgg16", 3, 28.07, 9.33, "ten-crop"),
+    _others("GoogLeNet", 3, None, 9.15, "ten-crop"),  # torchvision's has batch normalisation, and is another network
+    _others("PReLU-net", 3, 24.27, 7.38, "ten-crop"),
+    _others("VGG-ILSVRC14", 4, None, 8.43, "single-model", ", test server"),
+    _others("GoogLeNet", 4, None, 7.89, "single-model", ", ILSVRC'14"),
+    _others("VGG-v5", 4, 24.4, 7.1, "single-model"),
+    _others("PReLU-net", 4, 21.59, 5.71, "single-model"),
+    _others("BN-inception", 4, 21.99, 5.81, "single-model"),
     _paper("resnet34", 4, 21.84, 5.71, "B", "multi-scale"),
     _paper("resnet34", 4, 21.53, 5.60, "C", "multi-scale"),
     _paper("resnet50", 4, 20.74, 5.25, None, "multi-scale"),
     _paper("resnet101", 4, 19.87, 4.60, None, "multi-scale"),
     _paper("resnet152", 4, 19.38, 4.49, None, "multi-scale"),
-    Published("ensemble", "ImageNet", None, 3.57, "ensemble", f"{PAPER}, Table 5, six networks, test server"),
+    _others("VGG-ILSVRC14", 5, None, 7.32, "ensemble", ", test server"),
+    _others("GoogLeNet", 5, None, 6.66, "ensemble", ", ILSVRC'14, test server"),
+    _others("VGG-v5", 5, None, 6.8, "ensemble", ", test server"),
+    _others("PReLU-net", 5, None, 4.94, "ensemble", ", test server"),
+    _others("BN-inception", 5, None, 4.82, "ensemble", ", test server"),
+    _others("ensemble", 5, None, 3.57, "ensemble", ", six residual networks, test server"),
     _torchvision("resnet18", "IMAGENET1K_V1", "center", 69.758, 89.078),
     _torchvision("resnet34", "IMAGENET1K_V1", "center", 73.314, 91.420),
     _torchvision("resnet50", "IMAGENET1K_V1", "center", 76.130, 92.862),
     _torchvision("resnet101", "IMAGENET1K_V1", "center", 77.374, 93.546),
     _torchvision("resnet152", "IMAGENET1K_V1", "center", 78.312, 94.046),
+    _torchvision("vgg16", "IMAGENET1K_V1", "center", 71.592, 90.382),
+    _torchvision("vgg19", "IMAGENET1K_V1", "center", 72.376, 90.876),
+    _torchvision("vgg16_bn", "IMAGENET1K_V1", "center", 73.360, 91.516),
+    _torchvision("vgg19_bn", "IMAGENET1K_V1", "center", 74.218, 91.842),
+    _torchvision("googlenet", "IMAGENET1K_V1", "center", 69.778, 89.530),
     _torchvision("resnet50", "IMAGENET1K_V2", "center-232-224", 80.858, 95.434),
     _torchvision("resnet101", "IMAGENET1K_V2", "center-232-224", 81.886, 95.780),
     _torchvision("resnet152", "IMAGENET1K_V2", "center-232-224", 82.284, 96.002),
@@ -121,19 +145,13 @@ def published(
         images: of the test set that was used; a part of one has no published result. None is all of it.
 
     Raises:
-        UserError: there is no such network.
+        UserError: there is no such network, or it has no such options.
     """
     if images is not None and images != TEST_IMAGES.get(dataset, images):
         return None
-    own = get_architecture(arch)
-
-    def network(shortcut: str | None, version: str | None) -> tuple[str | None, str]:
-        order = version or own.version
-        # v1.5 moves a stride within the bottleneck; the basic block has no such choice.
-        return shortcut or own.shortcut, "v1" if (own.block, order) == ("basic", "v1.5") else order
-
+    network = canonical(arch, shortcut, version)
     rows = [row for row in PUBLISHED if (row.arch, row.dataset, row.protocol) == (arch, dataset, protocol)]
-    return next((row for row in rows if network(row.shortcut, row.version) == network(shortcut, version)), None)
+    return next((row for row in rows if canonical(arch, row.shortcut, row.version) == network), None)
 
 
 def beside(summary: Mapping[str, Any], images: float | None = None) -> Published | None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reslightning.errors import UserError
-from reslightning.models.architectures import Architecture, Shortcut, Version, resolve_options
+from reslightning.models.architectures import Architecture, resolve_options
 from reslightning.models.blocks import (
     BasicBlock,
     Bottleneck,
@@ -16,6 +16,7 @@ from reslightning.models.blocks import (
     PreActivationBottleneck,
     conv3x3,
 )
+from reslightning.models.borrowed import borrow
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_values
 
@@ -36,7 +37,8 @@ def build_model(
     Parameter names and shapes are torchvision's, so state dicts go both ways unchanged.
 
     Args:
-        arch: a name of ``list_architectures()``, or resnetD or plainD with D = 6n + 2.
+        arch: a name of ``list_architectures()``, or resnetD or plainD with D = 6n + 2; for VGG and GoogLeNet see
+            ``borrow``.
         num_classes: outputs of the final layer (1000 for ImageNet's networks, 10 for CIFAR's).
         shortcut: A (identity with zero padding), B (projection where the shape changes) or
             C (projections everywhere); arXiv:1512.03385, Sec. 4.1.
@@ -54,13 +56,14 @@ def build_model(
         UserError: an unknown name or option, or weights that do not fit.
     """
     check_values(build_model, locals(), "")
-    architecture, kind, order = resolve_options(arch, shortcut, version)
-    model = ResNet(
-        architecture,
-        num_classes=architecture.num_classes if num_classes is None else num_classes,
-        shortcut=kind,
-        version=order,
-        zero_init_residual=zero_init_residual,
+    network = resolve_options(arch, shortcut, version)
+    classes = network.num_classes if num_classes is None else num_classes
+    if zero_init_residual and network.shortcut is None:
+        raise UserError(f"zero_init_residual needs shortcuts, to pass by what starts at zero, and {arch} has none")
+    model: nn.Module = (
+        ResNet(network, num_classes=classes, zero_init_residual=zero_init_residual)
+        if isinstance(network, Architecture)
+        else borrow(arch, classes)
     )
     if weights is not None:
         load_weights(model, str(weights), arch, shortcut=shortcut, version=version)
@@ -75,12 +78,10 @@ class ResNet(nn.Module):
         architecture: Architecture,
         *,
         num_classes: int,
-        shortcut: Shortcut | None,
-        version: Version,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        self.pre_activation = version == "v2"
+        self.pre_activation = architecture.version == "v2"
         width = architecture.widths[0]
         if architecture.stem == "imagenet":
             self.conv1: nn.Conv2d = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -91,7 +92,7 @@ class ResNet(nn.Module):
         if not self.pre_activation:
             self.bn1 = nn.BatchNorm2d(width)
         self.stages: list[str] = []
-        for number, stage in enumerate(_stages(architecture, shortcut, version), start=1):
+        for number, stage in enumerate(_stages(architecture), start=1):
             self.stages.append(f"layer{number}")
             setattr(self, f"layer{number}", stage)
         features = architecture.widths[-1] * architecture.expansion
@@ -112,8 +113,6 @@ class ResNet(nn.Module):
             )
         for module in self.modules():
             if isinstance(module, BasicBlock | Bottleneck):
-                if module.plain:
-                    raise UserError("zero_init_residual needs shortcuts: a plain network would output zero")
                 last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                 nn.init.zeros_(last.weight)
 
@@ -144,7 +143,8 @@ class ResNet(nn.Module):
         return x
 
 
-def _stages(architecture: Architecture, shortcut: Shortcut | None, version: Version) -> list[nn.Sequential]:
+def _stages(architecture: Architecture) -> list[nn.Sequential]:
+    shortcut, version = architecture.shortcut, architecture.version
     stages = []
     channels = architecture.widths[0]
     for number, (depth, width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from reslightning.errors import UserError, near_misses
-from reslightning.models.architectures import resolve_options
+from reslightning.models.architectures import ARCHITECTURES, Network, canonical, get_architecture
+from reslightning.models.borrowed import Borrowed
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 SHOWN = 10  # names of a file that does not fit
@@ -46,6 +47,8 @@ def load_weights(
     """
     content = read_state_dict(source, arch)
     state = clean_state_dict(content)
+    if isinstance(network := get_architecture(arch), Borrowed):
+        state = {name: value for name, value in state.items() if not name.startswith(network.training_only)}
     found = _digest(state)
     expected = model.state_dict()
     # Files from before batch normalisation counted its batches lack the counters; nothing reads them.
@@ -69,19 +72,17 @@ def check_network(
         return
     there = _network(said["arch"], said["shortcut"], said["version"])
     here = _network(arch, shortcut, version)
-    if there[1:] != here[1:]:
+    if there[1] != here[1]:
         raise UserError(
             f"the weights in {source} are of {there[0]}, and were asked to be those of {here[0]}\nGive --model.arch "
             f"{said['arch']}, and --model.shortcut and --model.version as they were."
         )
 
 
-def _network(arch: str, shortcut: str | None, version: str | None) -> tuple[Any, ...]:
-    """Return a network in words, and what it consists of: the basic block has no v1.5."""
-    architecture, kind, order = resolve_options(arch, shortcut, version)
-    order = "v1" if (architecture.block, order) == ("basic", "v1.5") else order
-    layers = architecture.block, architecture.depths, architecture.widths, architecture.stem
-    return f"{arch}, shortcut {kind or 'none'}, {order}", layers, kind, order
+def _network(arch: str, shortcut: str | None, version: str | None) -> tuple[str, Network]:
+    """Return a network in words, and what it consists of."""
+    network = canonical(arch, shortcut, version)
+    return f"{arch}, shortcut {network.shortcut or 'none'}, {network.version or 'no version'}", network
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
@@ -113,7 +114,7 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             + "\n".join(problems[:SHOWN])
             + rest
             + "\nChoose the architecture, shortcut, version and number of classes they were trained with"
-            + (", or --model.new_head true to train a new final layer." if _head_alone(problems) else ".")
+            + (", or --model.new_head true to train a new final layer." if _new_head(arch, problems) else ".")
         )
 
 
@@ -128,8 +129,10 @@ def _common(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def _head_alone(problems: list[str]) -> bool:
-    return all(problem.split()[1].rstrip(":") in HEAD for problem in problems)
+def _new_head(arch: str, problems: list[str]) -> bool:
+    """Whether a new final layer would do, which is then trained."""
+    of_head = all(problem.split()[1].rstrip(":") in HEAD for problem in problems)
+    return of_head and not isinstance(get_architecture(arch), Borrowed)
 
 
 def clean_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -225,7 +228,7 @@ def torchvision_weights(source: str, arch: str | None = None) -> Any:
     """
     from torchvision.models import get_model_weights, list_models
 
-    known = [model for model in list_models() if model.startswith("resnet")]
+    known = [name for name in ARCHITECTURES if name in list_models()]
     given_arch, _, name = source.removeprefix("torchvision:").rpartition(".")
     if name in known:
         given_arch, name = name, "DEFAULT"
@@ -235,7 +238,8 @@ def torchvision_weights(source: str, arch: str | None = None) -> Any:
         raise UserError(
             f"torchvision has no weights for {meant!r}{near_misses(meant.lower(), known)}\nallowed: {', '.join(known)}"
         )
-    entries = {entry.name: entry for entry in get_model_weights(arch)}
+    # VGG's IMAGENET1K_FEATURES have no numbers in the final layers.
+    entries = {entry.name: entry for entry in get_model_weights(arch) if entry.name.startswith("IMAGENET1K_V")}
     entries["DEFAULT"] = get_model_weights(arch).DEFAULT
     if name not in entries:
         raise UserError(

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import TrainingError, UserError
-from reslightning.models.architectures import Shortcut, Version
+from reslightning.models.architectures import Shortcut, Version, check_size, check_trainable
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights, read_checkpoint
 from reslightning.ranges import Range, check_names, check_values, plain
@@ -44,7 +44,8 @@ class ImageClassifier(Evaluator):
     and others not; and nothing says how many samples there should have been.
 
     Args:
-        arch: a network of `reslightning models`, or resnetD or plainD of any depth D = 6n + 2.
+        arch: a network of `reslightning models`, or resnetD or plainD of any depth D = 6n + 2; torchvision's VGG and
+            GoogLeNet are evaluated, and not trained.
         num_classes: outputs; the command line takes it from the data.
         shortcut: A (no parameters), B (projection where the shape changes), C (projections
             everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
@@ -98,6 +99,8 @@ class ImageClassifier(Evaluator):
         check_values(ImageClassifier, given, "model")
         if new_head and weights is None:
             raise UserError("model.new_head needs model.weights to take the rest from")
+        if new_head or frozen_stages:
+            check_trainable(arch)
         self.arch = arch
         self.optim, self.schedule = options(Optim, optim), options(Schedule, schedule)
         # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
@@ -147,7 +150,7 @@ class ImageClassifier(Evaluator):
         return load_weights(self.model, weights_file(str(weights)), self.arch, new_head=new_head, **network)
 
     def _freeze(self, stages: int) -> list[nn.Module]:
-        names: list[str] = self.model.stages  # type: ignore[assignment]
+        names: list[str] = getattr(self.model, "stages", [])
         if not 0 <= stages <= len(names):
             raise UserError(f"model.frozen_stages={stages} is out of range; allowed: 0 to {len(names)}")
         stem = ["conv1", "bn1"] if stages else []
@@ -173,10 +176,13 @@ class ImageClassifier(Evaluator):
         if self.hparams["compile"]:
             self.model.compile()
         if stage == "fit":
+            check_trainable(self.arch)
             check_monitors(self.trainer.callbacks, self.num_classes)  # type: ignore[attr-defined]
             # What a training before left, broken off or not, is none of this one's; a checkpoint's comes behind this.
             self.train_metrics.reset()
             self._samples_before, self._stepped = 0, {}
+        if self._data is not None:
+            check_size(self.arch, self._data.image_size)
         super().setup(stage)
 
     def configure_optimizers(self) -> Any:

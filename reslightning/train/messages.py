@@ -53,7 +53,7 @@ def run_cost(model: ImageClassifier, data: DataModule) -> tuple[int, int]:
 
 def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_mode: str) -> list[str]:
     """Return lines that say what a training will do."""
-    _, shortcut, version = resolve_options(model.arch, model.hparams["shortcut"], model.hparams["version"])
+    network = resolve_options(model.arch, model.hparams["shortcut"], model.hparams["version"])
     parameters, multiply_adds = run_cost(model, data)
     train, val = data.n_samples("train"), data.n_samples("val")
     micro = data.micro_batch_size(trainer.world_size, accumulated := trainer.accumulate_grad_batches)
@@ -63,8 +63,8 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     left_out = train - batches * micro * trainer.world_size
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
     lines = [
-        f"  network    {model.arch}, shortcut {shortcut or 'none'}, {version}: {parameters:,} parameters, "
-        f"{multiply_adds / 1e9:.3f} x 10^9 multiply-adds",
+        f"  network    {model.arch}, shortcut {network.shortcut or 'none'}, {network.version}: {parameters:,} "
+        f"parameters, {multiply_adds / 1e9:.3f} x 10^9 multiply-adds",
         f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({seen}), "
         f"{data.num_classes} classes",
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
@@ -90,7 +90,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
             f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
             f"consider {advice}"
         )
-    if resolve_options(model.arch, None, None)[0].stem == "imagenet" and data.image_size < SMALL_IMAGE:
+    if network.stem == "imagenet" and data.image_size < SMALL_IMAGE:
         lines.append(
             f"  warning: {model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels "
             f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"

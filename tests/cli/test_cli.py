@@ -157,5 +157,22 @@ def test_models_table(cli):
     assert cli("models resnet21").status == 2
 
 
+def test_models_shows_what_is_borrowed_and_what_is_only_published(cli):
+    everything = cli("models --shortcut A --version v2").out  # which those that have the choice take
+    for said in (
+        "vgg16               16      none     none  138,357,544       15.470e9    224     1000\n",
+        "-/4.82   ",
+    ):
+        assert said in everything
+    assert "\n    torchvision's, to be evaluated and not trained\n    28.07/9.33 " in everything
+    alone = cli("models prelu-net").out.splitlines()
+    assert (alone[1], len(alone)) == ("PReLU-net", 5)
+    both = cli("models googlenet --num_classes 10").out
+    assert "5,610,154" in both
+    assert "published, without a network here\nGoogLeNet\n    -/9.15 " in both
+    refused = cli("models vgg16 --version v1")
+    assert (refused.status, "vgg16 has no versions: leave out version 'v1'" in refused.err) == (2, True)
+
+
 def test_no_command_is_help(cli):
     assert cli("").out == cli("--help").out

@@ -93,3 +93,14 @@ def test_fetch_torchvision_weights(cli, server, tmp_path, monkeypatch):
     assert result.status == 2
     assert "File not found" in result.err
     assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(("name", "arch"), [("vgg19_bn.IMAGENET1K_V1", "vgg19_bn"), ("googlenet", "googlenet")])
+def test_fetched_weights_come_with_their_network(cli, server, monkeypatch, name, arch):
+    from torchvision.models import get_model_weights
+
+    url = f"{server[0]}file?{arch}-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"  # a server looks at what is before ?
+    monkeypatch.setattr(get_model_weights(arch), "url", url, raising=False)
+    result = cli(f"fetch torchvision:{name} --to there")
+    assert result.status == 0, result.err
+    assert f"use it with --model.arch {arch} --model.weights there/file?{arch}-" in result.out

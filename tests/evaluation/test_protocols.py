@@ -279,7 +279,10 @@ def test_a_stopped_evaluation_leaves_what_was_there(cli, trained, tmp_path):
             "test --protocol ten-crop",
             "--protocol ten-crop is of pictures of any size, and Thumbnails has images of 8",
         ),
-        ("validate --protocol multi-scale", "--protocol multi-scale is of pictures of any size, and Thumbnails"),
+        (
+            "validate --protocol multi-scale",
+            "--protocol multi-scale is of residual and plain networks of the ImageNet form, and resnet8 is none",
+        ),
     ],
 )
 def test_what_there_is_not_is_refused(cli, finished, given, said):
@@ -294,7 +297,7 @@ def test_what_there_is_not_is_refused(cli, finished, given, said):
 def test_networks_for_small_images_and_small_scales_have_no_dense_form(cli, trained, small, thin):
     refused = cli(f"test --run_dir {trained(cli)} --protocol center,dense")
     assert refused.status == 2
-    assert "--protocol dense is of networks of the ImageNet form, and resnet8 has that for small images" in refused.err
+    assert "--protocol dense is of residual and plain networks of the ImageNet form, and resnet8 is none" in refused.err
     assert not list((trained(cli) / "evaluations").glob("*dense*"))
     refused = cli(f"{LINE} {thin[1]} --data.root {small} --data.eval_resize 192 --data.eval_size 192 --protocol dense")
     assert refused.status == 2
@@ -318,5 +321,6 @@ def test_published_protocols_are_those_that_there_are():
     made = {protocol().label(usual) for protocol in PROTOCOLS.values()}
     made |= {PROTOCOLS["center"]().label(data) for data in (v2, timm)}
     published = {row.protocol for row in PUBLISHED if row.dataset == "ImageNet"}
-    assert published - {"ensemble"} == {"center", "center-232-224", "center-235-224-bicubic", "ten-crop", "multi-scale"}
-    assert published - {"ensemble"} <= made
+    published -= {"ensemble", "single-model"}
+    assert published == {"center", "center-232-224", "center-235-224-bicubic", "ten-crop", "multi-scale"}
+    assert published <= made

@@ -9,6 +9,7 @@ from torch import nn
 from reslightning.errors import UserError
 from reslightning.models import architectures
 from reslightning.models.architectures import Family, cost, get_architecture, list_architectures
+from reslightning.models.borrowed import BORROWED
 from reslightning.models.resnet import build_model
 
 PARAMETERS = {
@@ -63,7 +64,7 @@ def test_the_arithmetic_is_the_networks(name, shortcut, version):
     assert measured(model, size) == cost(name, shortcut=shortcut, version=version, num_classes=7)
 
 
-@pytest.mark.parametrize("name", [n for n in list_architectures() if n not in ("resnet1202", "resnet1001")])
+@pytest.mark.parametrize("name", sorted({*list_architectures()} - {*BORROWED, "resnet1202", "resnet1001"}))
 def test_every_network_of_the_table_is_what_it_says(name):
     architecture = get_architecture(name)
     with torch.device("meta"):
@@ -90,7 +91,8 @@ def test_other_depths_by_name():
         ("plain21", "plain20 and plain26"),
         ("resnet3", "resnet8"),
         ("resnett20", "did you mean 'resnet20'"),
-        ("vgg", "allowed: resnet18"),
+        ("vgg", "did you mean 'vgg19' or 'vgg16'.\nallowed: resnet18"),
+        ("vgg11", r"of any depth D = 6n \+ 2; to be evaluated alone: vgg16, vgg19, vgg16_bn, vgg19_bn, googlenet$"),
     ],
 )
 def test_unknown_names_come_with_the_nearest(name, said):

@@ -14,7 +14,6 @@ from reslightning.data.views import Sizes, scaled
 from reslightning.errors import UserError
 from reslightning.evaluation.protocol import OfPictures, mirrored
 from reslightning.models.architectures import ARCHITECTURES, get_architecture
-from reslightning.train.classifier import ImageClassifier
 from reslightning.train.evaluator import Evaluator
 
 LEAST = 193  # pixels: of fewer a network's last map has no 7 x 7 places
@@ -40,15 +39,18 @@ class Dense(OfPictures):
         """Return logits [N, 2, classes]."""
         return mirrored(network.dense, views)
 
-    def check(self, model: ImageClassifier, data: DataModule) -> None:
-        """Raise UserError where the data's images, or the network, have no such form."""
-        super().check(model, data)
-        if get_architecture(model.arch).stem != "imagenet":
+    def check_network(self, arch: str) -> None:
+        """Raise UserError where the network has no such form."""
+        if get_architecture(arch).stem != "imagenet":
             allowed = ", ".join(name for name, row in ARCHITECTURES.items() if row.stem == "imagenet")
             raise UserError(
-                f"--protocol {self.name} is of networks of the ImageNet form, and {model.arch} has that for small "
-                f"images, whose last map nobody scans; allowed: {allowed}"
+                f"--protocol {self.name} is of residual and plain networks of the ImageNet form, and {arch} is none; "
+                f"allowed: {allowed}; or another protocol: center, flip, ten-crop"
             )
+
+    def check(self, data: DataModule) -> None:
+        """Raise UserError where the data's images have no such form."""
+        super().check(data)
         if "eval_resize" in self.sizes and isinstance(data, ImageFolder) and data.eval_resize < LEAST:
             raise UserError(
                 f"data.eval_resize={data.eval_resize} leaves --protocol {self.name} no 7 x 7 places of the last map; "
