@@ -38,9 +38,9 @@ SYSTEMS = ("Posix", "Windows", "PurePosix", "PureWindows")  # whose paths there 
 PLAIN: Mapping[str, Callable[..., Any]] = {
     "argparse.Namespace": Inert,
     "types.SimpleNamespace": Inert,
-    "collections.defaultdict": _table,
-    "collections.deque": _row,
-    **{f"builtins.{name}": Inert for name in ("bool", "dict", "float", "int", "list", "str")},  # a defaultdict's
+    **dict.fromkeys(("collections.defaultdict", "builtins.dict"), _table),
+    **dict.fromkeys(("collections.deque", "builtins.list"), _row),
+    **{f"builtins.{name}": Inert for name in ("bool", "float", "int", "str")},  # what a defaultdict is of
     **{f"datetime.{name}": Inert for name in ("date", "datetime", "timedelta")},
     **{f"numpy.{core}.multiarray.{made}": Inert for core in ("core", "_core") for made in ("scalar", "_reconstruct")},
     **{f"numpy.{name}": Inert for name in ("dtype", "ndarray")},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -58,31 +58,34 @@ def read_weights(content: Mapping[str, Any], source: str, key: str | None = None
         key: under which of several kinds of weights to look (model_ema, say); None takes those that were trained.
 
     Raises:
-        UserError: there is nothing under the key, or none is given and several could be meant.
+        UserError: there is nothing under the key, or none is given and several could be meant; or two names mean one.
     """
     nested, lines = _choose(content, source, key)
-    state = {_unwrapped(name): value for name, value in nested.items() if _is_weight(name, value)}
+    given = {name: value for name, value in nested.items() if _is_weight(name, value)}
+    state = _rename(given, _unwrapped, source)
     left, before = Counter[str](), State()
     while before.keys() != state.keys():  # what lies beside the network hides a prefix, and a prefix what lies beside
         before, state = state, _leave_out(_without_prefix(state), BESIDE | UNSUPERVISED, left)
-    state = {_renamed(name): value for name, value in state.items()}
+    state = _rename(state, _ours, source)
     if left.keys() & UNSUPERVISED:
         state = _leave_out(state, {"projection head": "fc"}, left)
     if left:
         kinds = ", ".join(f"{kind} ({left[kind]})" for kind in BESIDE | UNSUPERVISED if left[kind])
-        lines.append(f"{source}: {left.total()} names are no part of the network and left out: {kinds}")
+        lines.append(f"{source}: names left out as no part of the network: {kinds}")
     return Weights(state, lines)
 
 
 def _choose(content: Mapping[str, Any], source: str, key: str | None) -> tuple[Mapping[str, Any], list[str]]:
-    there = {name: _nested(value) for name, value in content.items() if isinstance(value, Mapping)}
-    there = {name: value for name, value in there.items() if _is_state(value)}
+    inner = {str(name): _nested(value) for name, value in content.items() if isinstance(value, Mapping)}
+    there = {name: value for name, value in inner.items() if _is_state(value)}
     if key is not None and key not in there:
         raise UserError(
             f"{source} has no weights under {key!r}{near_misses(key, there)}\nallowed: "
             f"{', '.join(f'{source}#{name}' for name in there) or f'{source} alone'}"
         )
-    raw = [name for name in NESTINGS if name in there] or ([] if _is_state(content) else list(there))
+    raw = [name for name in NESTINGS if name in there]
+    if not raw and not _is_state(content):
+        raw = [name for name in there if name not in AVERAGED] or list(there)
     if key is None and len(raw) > 1 and raw[0] not in NESTINGS:
         raise UserError(
             f"{source} holds several weights: {', '.join(raw)}\nSay which: {' or '.join(f'{source}#{n}' for n in raw)}"
@@ -97,8 +100,8 @@ def _choose(content: Mapping[str, Any], source: str, key: str | None) -> tuple[M
 
 def _nested(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the innermost of what is nested under usual names."""
-    while inner := next((content[key] for key in NESTINGS if isinstance(content.get(key), Mapping)), None):
-        content = inner
+    for _ in NESTINGS:  # a file may hold itself
+        content = next((content[key] for key in NESTINGS if isinstance(content.get(key), Mapping)), content)
     return content
 
 
@@ -136,7 +139,15 @@ def _leave_out(state: State, kinds: Mapping[str, str], left: Counter[str]) -> St
     return kept
 
 
-def _renamed(name: str) -> str:
+def _rename(state: State, new: Callable[[str], str], source: str) -> State:
+    found: State = {}
+    for name, value in state.items():
+        if found.setdefault(new(name), value) is not value:
+            raise UserError(f"{source} has {new(name)} twice, once as {name}\nSave it with one of the two.")
+    return found
+
+
+def _ours(name: str) -> str:
     for theirs, ours in NAMES:
         name = re.sub(rf"^{theirs}", ours, name)
     return name

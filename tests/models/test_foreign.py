@@ -103,6 +103,7 @@ LAYOUTS = {
     ),
     "a prefix of any name": ("resnet20", lambda state: under("whatever.it_is.", state)),
     "a nesting of any name": ("resnet20", lambda state: {"weights": state, "step": 3}),
+    "an average alone": ("resnet20", lambda state: {"ema": state}),
     "two nestings": ("resnet20", lambda state: {"model": {"state_dict": state}}),
     "parameters": (
         "resnet20",
@@ -120,6 +121,23 @@ def test_a_file_of_others_gives_its_networks_logits(layout, tmp_path, capsys):
     built = build_model(arch, shortcut=shortcut or None, weights=str(tmp_path / "theirs.pth"))
     assert torch.equal(logits(built), logits(source))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("twice", ["module.fc.bias", "linear.bias"])
+def test_what_is_there_twice_is_refused(twice, tmp_path):
+    torch.save(ours("resnet20").state_dict() | {twice: torch.ones(10)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"fc.bias twice, once as {twice}"):
+        build_model("resnet20", weights=str(tmp_path / "w.pth"))
+
+
+def test_a_fingerprint_is_of_the_network_s_tensors(tmp_path):
+    """Files that runs have started from keep theirs, by which those runs are known."""
+    model = build_model("resnet8")
+    for value in model.state_dict().values():
+        value.fill_(1)
+    for layout in (lambda state: {"state_dict": under("module.", state)}, lambda state: under("net.", state)):
+        torch.save(layout(model.state_dict()), tmp_path / "w.pth")
+        assert load_weights(model, str(tmp_path / "w.pth"), "resnet8") == "9f22a6981302d720"
 
 
 def test_safetensors_of_others(tmp_path):
@@ -223,9 +241,7 @@ def test_a_self_supervised_backbone_gets_a_new_head(kind, tmp_path, capsys):
     source.fc.load_state_dict(model.fc.state_dict())
     load_weights(model, str(tmp_path / "theirs.pth"), "resnet18", new_head=True)
     assert torch.equal(logits(model), logits(source))
-    count = sum(map(int, re.findall(r"\((\d+)\)", left)))
-    said = f"{tmp_path}/theirs.pth: {count} names are no part of the network and left out: {left}\n"
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == f"{tmp_path}/theirs.pth: names left out as no part of the network: {left}\n"
     with pytest.raises(UserError, match=r"2 names differ(?s:.*)--model.new_head true"):
         build_model("resnet18", num_classes=16, weights=str(tmp_path / "theirs.pth"))
 
@@ -262,7 +278,7 @@ def test_averaged_weights_are_chosen_by_their_key(both, capsys):
     assert torch.equal(logits(build_model("resnet20", weights=f"{file}#model_ema")), logits(averaged))
     out = capsys.readouterr().out
     assert out.startswith(f"{file}: model_ema is taken; there is also {file}#model\n")
-    assert out.endswith("1 names are no part of the network and left out: count of averages (1)\n")
+    assert out.endswith("names left out as no part of the network: count of averages (1)\n")
     for wrong in ("model_emma", "optimizer", ""):
         with pytest.raises(UserError, match=rf"no weights under '{wrong}'(?s:.*)w.pth#model, \S*w.pth#model_ema$"):
             build_model("resnet20", weights=f"{file}#{wrong}")
@@ -275,6 +291,22 @@ def test_a_name_with_the_sign_of_a_key(both, tmp_path):
     assert torch.equal(logits(build_model("resnet20", weights=f"{odd}#model_ema")), logits(averaged))
     with pytest.raises(UserError, match=f"no weights at {tmp_path}/nothing\n"):
         build_model("resnet20", weights=f"{tmp_path}/nothing#model")
+
+
+def test_a_file_that_holds_itself(tmp_path):
+    content = {"conv1.weight": torch.ones(2)}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="names differ"):
+        build_model("resnet20", weights=str(tmp_path / "w.pth"))
+
+
+def test_weights_of_any_name_come_before_their_average(both, capsys):
+    file, raw, _ = both
+    content = torch.load(file)
+    torch.save({"ema": content["model_ema"], "weights": content["model"]}, file)
+    assert torch.equal(logits(build_model("resnet20", weights=str(file))), logits(raw))
+    assert capsys.readouterr().out == f"{file}: weights is taken; there is also {file}#ema\n"
 
 
 def test_several_weights_without_a_usual_name(tmp_path):
@@ -311,7 +343,7 @@ def test_the_command_line(cli, both, tmp_path):
     limits = "--model.frozen_stages 4 --trainer.limit_val_batches 1"
     done = cli(f"{fit} --model.weights moco.pth --model.new_head true {limits}")
     assert done.status == 0, done.err
-    assert done.out.count("left out: momentum network (122), queue (2), projection head (2)") == 1
+    assert done.out.count("left out as no part of the network: momentum network (122), queue (2), projection") == 1
     assert len(summary(tmp_path / "run")["fingerprint"]["weights"]) == 16
     trained = checkpoint(tmp_path / "run")["state_dict"]
     assert trained["model.fc.weight"].shape[0] == 10
