@@ -195,7 +195,7 @@ def find_weights(
     if source is None:
         raise UserError(
             f"{command} needs weights and got none; give --run_dir RUN, --ckpt_path FILE or "
-            "--model.weights (torchvision:NAME, a run directory or a file)"
+            "--model.weights (torchvision:NAME, hf:USER/NAME, a run directory or a file)"
         )
     return Run(directory) if directory else None, source
 

@@ -36,7 +36,7 @@ from reslightning.evaluation.evaluate import evaluate, file_name, say_difference
 from reslightning.evaluation.findings import Findings
 from reslightning.evaluation.predict import PredictionWriter
 from reslightning.evaluation.protocols import choose
-from reslightning.models.weights import read_checkpoint
+from reslightning.models.weights import read_source
 from reslightning.run.directory import Run
 from reslightning.run.record import weights_file
 from reslightning.run.summary import Content, Fingerprint
@@ -223,12 +223,13 @@ class CLI(LightningCLI):
     def _choose_weights(self) -> None:
         config = self._options
         self.given = yaml.safe_load(self._text())
-        weights = find_weights(str(self.subcommand), config.run_dir, config.ckpt_path, config.model.weights)
-        self.run, config.model.weights = weights
+        self.run, config.model.weights = find_weights(
+            str(self.subcommand), config.run_dir, config.ckpt_path, config.model.weights
+        )
         config.ckpt_path = None
         config.model.new_head = None  # which was for training: these weights have theirs
-        file = Path(weights_file(config.model.weights)).expanduser()
-        self.content = read_checkpoint(file) if file.is_file() else {}
+        weights = weights_file(config.model.weights)
+        self.content = {} if weights.startswith("torchvision:") else read_source(weights, config.model.arch)[0]
         self.outputs = len(known_classes(self.content, config.model.weights)[1]) or None
 
     def _read_as_before(self) -> None:

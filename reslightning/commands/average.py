@@ -47,12 +47,13 @@ def main(argv: list[str]) -> int:
     files = [Path(weights_file(str(member))).expanduser() for member in args.members]
     if len(set(files)) < 2:
         raise UserError(f"an average needs two checkpoints or more; given: {', '.join(map(str, args.members))}")
-    from reslightning.models.weights import clean_state_dict, read_checkpoint
+    from reslightning.models.checkpoint import read_checkpoint
+    from reslightning.models.foreign import read_weights
 
     contents = [read_checkpoint(file) for file in files]
     _check_alike(files, contents)
     data = None if args.recalibrate == 0 else _training_data(files[0], args.root)
-    state, images = averaged([clean_state_dict(content) for content in contents]), 0
+    state, images = averaged([read_weights(one, str(file)).state for file, one in zip(files, contents, strict=True)]), 0
     if data:
         state, images = _recalibrated(contents[0]["hyper_parameters"], state, data, args.recalibrate)
     kept = {name: contents[0][name] for name in KEPT if name in contents[0]}

@@ -51,7 +51,7 @@ def known_classes(content: Mapping[str, Any], weights: str) -> tuple[Sequence[st
     names = list(imagenet_classes().values())
     if weights.startswith("torchvision:") or content.get("class_names") == names:
         return list(imagenet_classes()), names
-    return content.get("class_ids"), content.get("class_names", [])
+    return content.get("class_ids"), content.get("class_names") or []
 
 
 def check_use(content: Mapping[str, Any], weights: str, data: DataModule, split: Split) -> None:

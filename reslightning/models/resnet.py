@@ -44,8 +44,8 @@ def build_model(
             C (projections everywhere); arXiv:1512.03385, Sec. 4.1.
         version: v1 (stride in a bottleneck's first 1x1 convolution), v1.5 (in its 3x3) or
             v2 (pre-activation, arXiv:1603.05027).
-        weights: where to load weights from: ``torchvision:NAME``, a checkpoint or a state dict file.
-            None initialises as He et al. do (arXiv:1502.01852).
+        weights: where to load weights from, see ``load_weights``; None initialises as He et al. do
+            (arXiv:1502.01852).
         zero_init_residual: start the last scale of every block at zero, so that blocks start as
             identities (arXiv:1706.02677, Sec. 5.1).
 

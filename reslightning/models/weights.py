@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,12 @@ from torch import Tensor, nn
 from reslightning.errors import UserError, near_misses
 from reslightning.models.architectures import ARCHITECTURES, Network, canonical, get_architecture
 from reslightning.models.borrowed import Borrowed
+from reslightning.models.checkpoint import PLAIN, SUFFIXES, read_checkpoint
+from reslightning.models.foreign import read_weights
+from reslightning.models.hub import download
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
 SHOWN = 10  # names of a file that does not fit
 HEAD = ("fc.weight", "fc.bias")
-SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 
 
 def load_weights(
@@ -30,23 +29,29 @@ def load_weights(
     shortcut: str | None = None,
     version: str | None = None,
     new_head: bool = False,
+    say: Callable[[str], object] = print,
 ) -> str:
     """Load weights into ``model``, all of them or none, and return a digest of the tensors.
 
     Args:
         model: the network to fill.
-        source: ``torchvision:NAME``, a checkpoint or a state dict file.
+        source: ``torchvision:NAME``, ``hf:USER/NAME`` or ``hf:USER/NAME/FILE`` on the Hugging Face Hub, a checkpoint or
+            a state dict file, of others too (see ``read_weights``); ``#KEY`` behind it is for files of several weights
+            (``FILE#model_ema``).
         arch: the network's name, which ``torchvision:NAME`` is looked up for.
         shortcut: the network's; None is its own default.
         version: the same.
-        new_head: leave the final layer as it is.
+        new_head: leave the final layer as it is, whether the file has one or not.
+        say: takes a line about what was left out of a file, and which of several weights were taken.
 
     Raises:
         UserError: the source cannot be read, says that it is of another network, or does not fit; every
             missing, unexpected and misshapen name is counted in the message, and the first of them are in it.
     """
-    content = read_state_dict(source, arch)
-    state = clean_state_dict(content)
+    content, file, key = read_source(source, arch)
+    state, lines = read_weights(content, file, key)
+    for line in lines:
+        say(line)
     if isinstance(network := get_architecture(arch), Borrowed):
         state = {name: value for name, value in state.items() if not name.startswith(network.training_only)}
     found = _digest(state)
@@ -56,7 +61,7 @@ def load_weights(
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros_like(value))
     if new_head:
-        state = {name: expected[name] if name in HEAD else value for name, value in state.items()}
+        state |= {name: expected[name] for name in HEAD}
     check_fit(expected, state, source, arch)
     check_network(content, source, arch, shortcut, version)
     model.load_state_dict(state)
@@ -114,7 +119,7 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             + "\n".join(problems[:SHOWN])
             + rest
             + "\nChoose the architecture, shortcut, version and number of classes they were trained with"
-            + (", or --model.new_head true to train a new final layer." if _new_head(arch, problems) else ".")
+            + (", or fit with --model.new_head true to train a new final layer." if _new_head(arch, problems) else ".")
         )
 
 
@@ -135,77 +140,25 @@ def _new_head(arch: str, problems: list[str]) -> bool:
     return of_head and not isinstance(get_architecture(arch), Borrowed)
 
 
-def clean_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the plain state dict in a file's content.
+def read_source(source: str, arch: str) -> tuple[Mapping[str, Any], str, str | None]:
+    """Return what a source of weights holds, its name, and the key in it if it names one; see ``load_weights``.
 
-    Nesting under ``state_dict`` or ``model`` and wrappers' prefixes are removed, ``linear.`` is
-    ``fc.``.
+    Args:
+        source: ``torchvision:NAME``, or a file or ``hf:USER/NAME``, with ``#KEY`` behind it perhaps.
+        arch: the network that ``torchvision:NAME`` is looked up for.
     """
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-    state = {}
-    for full_name, value in content.items():
-        if not isinstance(value, Tensor):
-            continue
-        name = full_name
-        while name.startswith(PREFIXES):
-            name = name.split(".", 1)[1]
-        if name.startswith("linear."):
-            name = "fc." + name.removeprefix("linear.")
-        state[name] = value
-    return state
-
-
-def read_state_dict(source: str, arch: str) -> Mapping[str, Any]:
-    """Return what ``source`` holds, unchanged; see ``load_weights``."""
     if source.startswith("torchvision:"):
-        return _from_torchvision(source, arch)
-    path = Path(source).expanduser()
+        return _from_torchvision(source, arch), source, None
+    hub, key = source.startswith("hf:"), None
+    if "#" in source and (hub or not Path(source).expanduser().exists()):
+        source, _, key = source.rpartition("#")
+    path = download(source) if hub else Path(source).expanduser()
     if not path.is_file():
         raise UserError(
-            f"no weights at {source}\nallowed: torchvision:NAME (torchvision:IMAGENET1K_V2, say), a run "
+            f"no weights at {source}\nallowed: torchvision:NAME (torchvision:IMAGENET1K_V2, say), hf:USER/NAME, a run "
             f"directory, or a file ({', '.join(SUFFIXES)})"
         )
-    return read_checkpoint(path)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a file that torch or safetensors wrote, without executing what a pickle contains.
-
-    Raises:
-        UserError: the file is truncated, is no such file, or contains more than tensors and
-            plain values.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to torch's developers about old pickles
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            raise UserError(
-                f"{path} holds pickled objects besides tensors and is not opened, since opening it could "
-                "execute code; save its state_dict() alone, with torch.save"
-            ) from error
-        raise UserError(_unreadable(path)) from error
-    except Exception as error:  # torch and safetensors raise many types for a damaged file
-        raise UserError(_unreadable(path)) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a checkpoint")
-    return content
-
-
-def _unreadable(path: Path) -> str:
-    return (
-        f"{path} ({path.stat().st_size:,} bytes) is truncated or is no checkpoint: "
-        f"expected a complete file written by torch.save or safetensors ({', '.join(SUFFIXES)})"
-    )
+    return read_checkpoint(path, PLAIN), source, key
 
 
 def _from_torchvision(source: str, arch: str) -> Mapping[str, Any]:

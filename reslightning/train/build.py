@@ -31,7 +31,8 @@ def build_model(
         num_classes: outputs of the final layer; None is the architecture's own, as in all that follow.
         shortcut: A, B or C (arXiv:1512.03385, Sec. 4.1).
         version: v1, v1.5 or v2.
-        weights: ``torchvision:NAME``, a run directory, a checkpoint or a state dict file; None initialises.
+        weights: ``torchvision:NAME``, ``hf:USER/NAME``, a run directory, a checkpoint or a state dict file, other
+            people's too; ``FILE#KEY`` of a file of several weights. None initialises.
         zero_init_residual: start the last scale of every block at zero.
 
     Returns:

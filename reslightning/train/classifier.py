@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import TrainingError, UserError
 from reslightning.models.architectures import Shortcut, Version, check_size, check_trainable
+from reslightning.models.checkpoint import read_checkpoint
 from reslightning.models.resnet import build_model
-from reslightning.models.weights import load_weights, read_checkpoint
+from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_names, check_values, plain
 from reslightning.run.record import evaluation_checkpoint, weights_file
 from reslightning.train.batches import unpack
@@ -51,7 +53,8 @@ class ImageClassifier(Evaluator):
             everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
-        weights: torchvision:NAME, a run directory, a checkpoint or a state dict file to start from.
+        weights: torchvision:NAME, hf:USER/NAME, a run directory, a checkpoint or a state dict file to start from,
+            other people's too; FILE#KEY of a file of several weights (FILE#model_ema).
         optim: the optimizer, or a dict of its options.
         schedule: the learning rate's course, likewise.
         label_smoothing: probability spread over all classes in training, in [0, 1).
@@ -147,7 +150,8 @@ class ImageClassifier(Evaluator):
         if weights is None:
             return None
         network = {name: self.hparams[name] for name in ("shortcut", "version")}
-        return load_weights(self.model, weights_file(str(weights)), self.arch, new_head=new_head, **network)
+        say, file = rank_zero_only(print), weights_file(str(weights))
+        return load_weights(self.model, file, self.arch, new_head=new_head, say=say, **network)
 
     def _freeze(self, stages: int) -> list[nn.Module]:
         names: list[str] = getattr(self.model, "stages", [])

@@ -19,7 +19,8 @@ from reslightning.data.progress import finished_epochs, lost_process, started_by
 from reslightning.data.registry import SPLITS
 from reslightning.errors import FULL, SIGNALS, LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
-from reslightning.models.weights import check_fit, read_checkpoint
+from reslightning.models.checkpoint import read_checkpoint
+from reslightning.models.weights import check_fit
 from reslightning.run.directory import Run
 from reslightning.run.identity import determining, identity
 from reslightning.run.provenance import changed_code, environment, versions

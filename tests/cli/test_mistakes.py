@@ -178,7 +178,7 @@ def test_a_filter_with_two_signs(cli, finished):
     refused(cli(f"compare {run} --filter arch==resnet20"), "none of the 1 runs")
 
 
-@pytest.mark.parametrize(("before", "behind"), [("backbone.", ""), ("", ".module")])
+@pytest.mark.parametrize(("before", "behind"), [("backbone_", ""), ("", ".module")])
 def test_foreign_weights_that_differ_in_one_part(cli, finished, tmp_path, before, behind):
     weights = torch.load(finished(cli) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     names = {name.removeprefix("model."): value for name, value in weights.items()}

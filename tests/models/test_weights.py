@@ -1,8 +1,5 @@
 """Weights from anywhere: what fits goes in unchanged, what does not is listed name by name."""
 
-import os
-import pickle
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -68,22 +65,6 @@ def test_every_name_that_does_not_fit_is_listed(source, tmp_path):
     ):
         assert said in str(error.value)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-class Payload:
-    def __reduce__(self):
-        return (os.mkdir, ("executed",))
-
-
-def test_a_pickle_is_not_executed(tmp_path):
-    with (tmp_path / "weights.pt").open("wb") as file:
-        pickle.dump({"state_dict": Payload()}, file)
-    with pytest.raises(UserError):
-        build_model("resnet20", weights=str(tmp_path / "weights.pt"))
-    torch.save({"state_dict": Payload()}, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="pickled objects"):
-        build_model("resnet20", weights=str(tmp_path / "weights.pth"))
-    assert not (tmp_path / "executed").exists()
 
 
 def test_a_folder_without_a_run_and_no_file(tmp_path):
