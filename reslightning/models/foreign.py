@@ -28,7 +28,7 @@ UNSUPERVISED = {
     "momentum network": r"encoder_k|momentum_\w+|\w+_momentum|teacher(_\w+)?|target_\w+",
     "queue": r"queue(_\w+)?",
     "projection head": r"(\w+_)?(head|neck|projector|predictor|prototypes)(_\w+)?|fc(?=\.\d)|bn",
-    "classifier beside": r"(\w+_)?classifier",
+    "classifier beside": r"(\w+_)?classifier(?!\.\d)",  # VGG's own is classifier.0 to 6
 }
 NAMES = (
     (r"linear\.", "fc."),  # akamaster's and kuangliu's

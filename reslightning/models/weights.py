@@ -73,6 +73,8 @@ def check_network(
 ) -> None:
     """Raise UserError where a checkpoint says that it is of another network: shapes may be alike."""
     said = content.get("hyper_parameters")
+    if source.startswith("torchvision:"):  # whose strides are v1.5's, and the names and shapes the same as of v1
+        said = {"arch": arch, "shortcut": None, "version": None}
     if not isinstance(said, Mapping) or not {"arch", "shortcut", "version"} <= said.keys():
         return
     there = _network(said["arch"], said["shortcut"], said["version"])
@@ -80,7 +82,8 @@ def check_network(
     if there[1] != here[1]:
         raise UserError(
             f"the weights in {source} are of {there[0]}, and were asked to be those of {here[0]}\nGive --model.arch "
-            f"{said['arch']}, and --model.shortcut and --model.version as they were."
+            f"{said['arch']}, and --model.shortcut and --model.version as they were: {there[1].shortcut}, "
+            f"{there[1].version}."
         )
 
 

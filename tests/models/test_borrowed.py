@@ -118,3 +118,11 @@ def test_no_trainer_trains_it():
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(UserError, match=REFUSED):
         trainer.fit(ImageClassifier("googlenet"), batch, batch)
+
+
+def test_torchvision_s_weights_are_of_no_other_version(monkeypatch):
+    state = torchvision.models.resnet50().state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **_: dict(state))
+    build_model("resnet50", weights="torchvision:IMAGENET1K_V1")
+    with pytest.raises(UserError, match=r"are of resnet50, shortcut B, v1.5, and were asked .* v1\n.*: B, v1.5"):
+        build_model("resnet50", weights="torchvision:IMAGENET1K_V1", version="v1")
