@@ -167,6 +167,16 @@ def written(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raise UserError where a file that an option names could not be written."""
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder; allowed: a file")
+    try:
+        check_folder(path.parent)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{option} {path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file or none of it."""
     with whole(path) as file:

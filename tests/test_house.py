@@ -26,7 +26,7 @@ WITHOUT_TORCH = {
     *("models.architectures", "models.published", "track.wandb_runs", "track.wandb_settings", "data.registry"),
     *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser", "cli.declared", "cli.showing"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
-    *("commands.doctor", "commands.fetch"),
+    *("commands.doctor", "commands.fetch", "commands.ensemble", "commands.average"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
 # Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.

@@ -12,7 +12,7 @@ from reslightning.cli.choice import check_output
 from reslightning.cli.configs import load_config
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
-from reslightning.files import check_folder, written
+from reslightning.files import check_file, written
 from reslightning.run import layout
 from reslightning.run.record import read_summary, weights_file
 
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--root", type=Path, metavar="DIR", help=text)
     args = parser.parse_args(argv[1:])
     to = args.to.expanduser()
-    _check_place(to)
+    check_output(str(to), "--to")
+    check_file(to, "--to")
     files = [Path(weights_file(str(member))).expanduser() for member in args.members]
     if len(set(files)) < 2:
         raise UserError(f"an average needs two checkpoints or more; given: {', '.join(map(str, args.members))}")
@@ -82,16 +83,6 @@ def averaged(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         else:
             found[name] = first
     return found
-
-
-def _check_place(to: Path) -> None:
-    check_output(str(to), "--to")
-    if to.is_dir():
-        raise UserError(f"--to {to} is a folder; allowed: a file")
-    try:
-        check_folder(to.parent)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--to {to} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_alike(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -> None:

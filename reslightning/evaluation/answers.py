@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reslightning.errors import UserError
-from reslightning.files import check_folder, written
-from reslightning.train.metrics import EvalMetrics
+from reslightning.files import check_file, written
 
 SUFFIX = ".npz"
 FORMAT = 1
 ARRAYS = {"names": "U", "labels": "i", "probabilities": "f", "classes": "U", "facts": "U"}  # and their kinds
-
 FACTS = ("split", "part", "dataset", "fingerprint", "files")  # that every file has
 
 
@@ -49,6 +46,10 @@ class Answers:
 
     def metrics(self) -> dict[str, float]:
         """Return loss, top1, top5, balanced, calibration and n_samples, see ``EvalMetrics.compute``."""
+        import torch  # the help, and a file that is none, need it not
+
+        from reslightning.train.metrics import EvalMetrics
+
         counted = EvalMetrics(len(self.classes))
         least = np.finfo(np.float64).tiny  # of what is impossible the logarithm is infinite
         logits = torch.from_numpy(np.log(np.maximum(self.probabilities, least)))
@@ -120,9 +121,4 @@ def check_place(path: Path) -> None:
     """Raise UserError where no such file could be written."""
     if path.suffix != SUFFIX:
         raise UserError(f"--save {path} has no name of such a file; allowed: FILE{SUFFIX}")
-    if path.is_dir():
-        raise UserError(f"--save {path} is a folder; allowed: FILE{SUFFIX}")
-    try:
-        check_folder(path.parent)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--save {path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    check_file(path, "--save")
