@@ -26,8 +26,6 @@ from reslightning.data.progress import (
     training_position,
 )
 
-# Where a Slurm is installed.
-pytestmark = pytest.mark.filterwarnings("ignore:The `srun` command is available")
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 

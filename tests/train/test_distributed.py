@@ -107,7 +107,7 @@ def test_ten_thousand_and_one_samples(cli, cifar_root, tmp_path):
     assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*`srun` command", "ignore:.*LeafSpec")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 def test_an_uneven_set_is_counted_alike_by_numpy_a_plain_trainer_and_any_number_of_processes(cli, tmp_path):
     """10,001 images, which no number of processes divides: every one once. Sums of floats differ in their rounding."""
     line = f"--data tests.small.Uneven {OPTIONS}"
