@@ -71,7 +71,11 @@ def build_model(
 
 
 class ResNet(nn.Module):
-    """A stem, three or four stages of blocks, global average pooling and a linear layer."""
+    """A stem, three or four stages of blocks, global average pooling and a linear layer.
+
+    As in torchvision's networks ``avgpool`` is a module of its own: a hook on it has the last map [B, C, h, w], and the
+    pooled vectors [B, C, 1, 1] that stand for the images.
+    """
 
     def __init__(
         self,
@@ -98,6 +102,7 @@ class ResNet(nn.Module):
         features = architecture.widths[-1] * architecture.expansion
         if self.pre_activation:
             self.norm = nn.BatchNorm2d(features)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(features, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -118,7 +123,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to logits [B, num_classes]."""
-        return self.fc(F.adaptive_avg_pool2d(self._map(images), 1).flatten(1))
+        return self.fc(self.avgpool(self._map(images)).flatten(1))
 
     def dense(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to the logits [B, num_classes] of the network as a fully convolutional one.
