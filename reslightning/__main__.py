@@ -29,6 +29,7 @@ COMMANDS = {
         "average the probabilities of several networks, beside each of them",
     ),
     "average": ("reslightning.commands.average", "average the weights of several checkpoints into one network"),
+    "export": ("reslightning.commands.export", "write a network as safetensors, state dict, ONNX or torch.export"),
     "models": ("reslightning.commands.models", "list the networks, what they cost and what was published"),
     "fetch": ("reslightning.commands.fetch", "download data sets and weights for machines without internet"),
     "compare": ("reslightning.commands.compare", "tables, curves and a page from runs, beside published results"),

@@ -27,6 +27,7 @@ WITHOUT_TORCH = {
     *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser", "cli.declared", "cli.showing"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
     *("commands.doctor", "commands.fetch", "commands.ensemble", "commands.average"),
+    *("commands.export", "evaluation.formats"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
 # Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.

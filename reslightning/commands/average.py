@@ -14,7 +14,7 @@ from reslightning.cli.parser import CommandParser
 from reslightning.errors import UserError
 from reslightning.files import check_file, written
 from reslightning.run import layout
-from reslightning.run.record import read_summary, weights_file
+from reslightning.run.record import read_summary, run_of, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         )
     statistics = f"batch statistics over {images:,} training images" if images else "batch statistics averaged, too"
     print(f"the average of {len(files)} networks' weights, {statistics}, written to {to}")
-    if (run := _run_of(files[0])) is not None:
+    if (run := run_of(files[0])) is not None:
         print(f"what it is worth: reslightning test --run_dir {run} --ckpt_path {to}")
     return 0
 
@@ -104,16 +104,11 @@ def _check_alike(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -
             raise UserError(f"{files[0]} and {file} are not of one network, and have no average:\n" + "\n".join(lines))
 
 
-def _run_of(checkpoint: Path) -> Path | None:
-    run = checkpoint.parent.parent
-    return run if (run / layout.CONFIG).is_file() and (run / layout.SUMMARY).is_file() else None
-
-
 def _training_data(checkpoint: Path, root: Path | None) -> DataModule:
     """Return the data that a checkpoint's run was trained on."""
     from reslightning.data import registry
 
-    if (run := _run_of(checkpoint)) is None:
+    if (run := run_of(checkpoint)) is None:
         raise UserError(
             f"{checkpoint} lies in no run directory, which would say what it was trained on\nGive a run, or a "
             "checkpoint in its checkpoints/, first, or --recalibrate 0 to average the statistics, too."

@@ -65,6 +65,7 @@ class DataModule(LightningDataModule, metaclass=Checked):
     own_mean: ClassVar[tuple[float, ...]]
     own_std: ClassVar[tuple[float, ...]]
     own_flip: ClassVar[bool] = True
+    licence: ClassVar[str | None] = None  # of the data; None where it is not known
     download: bool = False
     reads_files: ClassVar[bool] = False  # while training, so that loader workers help
     skips: bool = False  # corrupt images

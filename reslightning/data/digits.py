@@ -16,6 +16,7 @@ class Digits(InMemory):
     class_names = tuple("0123456789")
     own_mean = (0.305, 0.305, 0.305)
     own_std = (0.325, 0.325, 0.325)
+    licence = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)"
     own_flip = False  # a mirrored 2 is no digit
     unused = frozenset({"root", "stage_to", "download"})  # there is nothing to find, copy or fetch
 

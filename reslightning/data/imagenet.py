@@ -18,6 +18,7 @@ class ImageNet(ImageFolder):
     evaluated on a part of it. Options as ImageFolder.
     """
 
+    licence = "non-commercial research and education (https://image-net.org/download)"
     own_upright = False
 
     @property

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from reslightning.errors import UserError
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".bin", ".safetensors")
+# Under which key a safetensors file of ours says what its weights are of, and in which form.
+METADATA, FORMAT = "reslightning", 1
 
 
 class Inert:
@@ -51,23 +56,32 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
 def read_checkpoint(path: Path, plain: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Any]:
     """Read a file that torch or safetensors wrote, without executing what a pickle contains.
 
+    A safetensors file that ``write_safetensors`` made has what a checkpoint has: its tensors as ``state_dict``, beside
+    them its facts.
+
     Args:
         path: the file.
         plain: what is called for objects besides tensors and plain values, by their names: ``PLAIN`` for other people's
             files, of which the weights count. None refuses all such objects: nothing is lost.
 
     Raises:
-        UserError: the file is truncated, is no such file, or contains other objects.
+        UserError: the file is truncated, is no such file, or contains other objects; or its facts are broken, or of a
+            newer version.
     """
     try:
         if path.suffix == ".safetensors":
+            from safetensors import safe_open
             from safetensors.torch import load_file
 
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                said = (file.metadata() or {}).get(METADATA)
+            return load_file(path) if said is None else {"state_dict": load_file(path), **_facts(said, path)}
         allowed: list[Any] = [(stand_in, name) for name, stand_in in (plain or {}).items()]
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # advice to torch's developers about old pickles
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except pickle.UnpicklingError as error:
@@ -89,3 +103,81 @@ def _unreadable(path: Path) -> str:
         f"{path} ({path.stat().st_size:,} bytes) is truncated or is no checkpoint: "
         f"expected a complete file written by torch.save or safetensors ({', '.join(SUFFIXES)})"
     )
+
+
+def write_safetensors(file: BinaryIO, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors, and what they are of as JSON in their metadata: ``read_checkpoint`` returns both.
+
+    Args:
+        file: where to.
+        state: the network's state dict, by torchvision's names.
+        facts: ``hyper_parameters`` with ``arch``, ``num_classes``, ``shortcut`` and ``version``; as far as they are
+            known ``class_names``, ``class_ids``, ``normalisation``, ``sizes``; and others.
+    """
+    from safetensors.torch import save
+
+    text = json.dumps({"format": FORMAT, **facts})
+    file.write(save({name: value.contiguous() for name, value in state.items()}, {METADATA: text}))
+
+
+def _facts(text: str, path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        facts = None
+    form = facts.get("format") if isinstance(facts, dict) else None
+    if isinstance(form, int) and form > FORMAT:
+        raise UserError(
+            f"{path} is of format {form}, and this version of reslightning knows {FORMAT}\nUse the version that made "
+            "it."
+        )
+    if wrong := _wrong(facts) if form == FORMAT else ["what it is of"]:
+        raise UserError(
+            f"{path} does not say rightly {', '.join(wrong)}: its metadata is broken\nExport it again (reslightning "
+            "export), or save its tensors alone and give the network's options."
+        )
+    return {name: value for name, value in facts.items() if name != "format"}
+
+
+def _wrong(facts: Mapping[str, Any]) -> list[str]:
+    """Return the names of facts that are not what they must be."""
+    wrong = [name for name, right in KINDS.items() if not right(facts.get(name))]
+    classes = [facts.get(name) for name in ("class_names", "class_ids")]
+    if not wrong and any(one and len(one) != facts["hyper_parameters"]["num_classes"] for one in classes):
+        wrong = ["its classes"]
+    return wrong
+
+
+def _is_network(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("arch"), str) and isinstance(value.get("num_classes"), int)
+
+
+def _are_texts(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+def _normalises(value: Any) -> bool:
+    if value is None:
+        return True
+    given = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else [None]
+    return all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _are_sizes(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict) and all(one is None or isinstance(one, int | str) for one in value.values())
+    )
+
+
+# What facts that are read back, by others than who wrote them perhaps, must be.
+KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "hyper_parameters": _is_network,
+    "class_names": _are_texts,
+    "class_ids": _are_texts,
+    "normalisation": _normalises,
+    "sizes": _are_sizes,
+}

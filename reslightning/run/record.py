@@ -248,6 +248,12 @@ def weights_file(source: str) -> str:
     return str(evaluation_checkpoint(path)) if path.is_dir() else source
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the run directory that a checkpoint lies in; None where it lies in none."""
+    run = checkpoint.parent.parent
+    return run if (run / layout.CONFIG).is_file() and (run / layout.SUMMARY).is_file() else None
+
+
 def evaluation_checkpoint(directory: Path) -> Path:
     """Return the checkpoint that stands for a run: best with a held-out split, else last.
 

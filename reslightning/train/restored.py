@@ -29,16 +29,16 @@ def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     classes = checkpoint.get("class_names") or summary.get("fingerprint", {}).get("data", {}).get("classes")
     known = {**checkpoint.get("normalisation", {}), **checkpoint.get("sizes", {})}
     known |= {"class_names": list(classes)} if classes else {}
-    if not known.keys() >= set(SEEN) and (data := _configured(directory / layout.CONFIG)):
+    if not known.keys() >= set(SEEN) and (data := configured(directory / layout.CONFIG)):
         names = getattr(type(data), "class_names", None)  # a folder's would be looked for on the disk
-        configured = {"mean": data.mean.tolist(), "std": data.std.tolist(), **data.sizes}
-        known = configured | ({"class_names": list(names)} if isinstance(names, tuple | list) else {}) | known
+        options = {"mean": data.mean.tolist(), "std": data.std.tolist(), **data.sizes}
+        known = options | ({"class_names": list(names)} if isinstance(names, tuple | list) else {}) | known
     if unknown := [name for name in SEEN if name not in known]:
         warnings.warn(f"{directory}: neither checkpoint nor config.yaml says {', '.join(unknown)}", stacklevel=4)
     return {name: known.get(name) for name in SEEN}
 
 
-def _configured(config: Path) -> DataModule | None:
+def configured(config: Path) -> DataModule | None:
     """Return the data module that a config.yaml means, unread; None where it cannot be known."""
     try:
         data = yaml.safe_load(config.read_text())["data"]

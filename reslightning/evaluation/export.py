@@ -1,0 +1,154 @@
+"""A trained network in files that leave the package, each checked by what it answers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reslightning.data import augmentations
+from reslightning.data.indexing import some
+from reslightning.errors import TrainingError, UserError
+from reslightning.evaluation.card import card
+from reslightning.evaluation.formats import FORMATS
+from reslightning.evaluation.trained import Trained, pictures
+from reslightning.files import check_folder, finite, folder, printable, read_json, written
+
+README, FACTS = "README.md", "export.json"
+OWN = {README, FACTS, *(row.file for row in FORMATS.values())}
+STARTED = ".export-"  # how the folder's name begins in which files lie until all of them are there
+PICTURES = 20
+TOLERANCE = 1e-3  # of the largest logit, or of 1
+
+
+class Normalise(nn.Module):
+    """Maps images [B, 3, H, W] in [0, 1] to (x - mean) / std, for mean and std [3]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean[:, None, None])
+        self.register_buffer("std", std[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images to what a network takes."""
+        return (images - self.mean) / self.std
+
+
+def check_place(to: Path) -> None:
+    """Raise UserError where a folder could not be written, or holds other files than an export's."""
+    if to.exists() and not to.is_dir():
+        raise UserError(f"--to {to} is a file; allowed: a folder, which is made if it is not there")
+    try:
+        check_folder(to)
+        there = sorted(path.name for path in to.iterdir()) if to.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"--to {to} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    others = [printable(name) for name in there if name not in OWN and not name.startswith(STARTED)]
+    if others or (there and not (to / FACTS).is_file()):
+        raise UserError(
+            f"--to {to} holds other files than an export's: {some(others or there)}\nGive a folder that is new or "
+            "empty, or that an export of the same run has made."
+        )
+
+
+def check_same(to: Path, trained: Trained) -> None:
+    """Raise UserError where a folder holds the export of another run."""
+    if not (to / FACTS).exists():
+        return
+    said, _ = read_json(to / FACTS)
+    there, here = (facts.get("trained") or {} for facts in (said, trained.facts))
+    if there.get("of") != here.get("of"):
+        raise UserError(
+            f"--to {to} holds an export of {_called(there)}, and this is one of {_called(here)}\nGive another folder, "
+            "or remove that one."
+        )
+
+
+def _called(facts: dict[str, Any]) -> str:
+    return f"the run {facts['run']}" if "run" in facts else str(facts.get("of", "another network"))
+
+
+@torch.no_grad()
+def export(
+    trained: Trained, to: Path, formats: Sequence[str], *, normalise: bool = False, softmax: bool = False
+) -> dict[str, Any]:
+    """Write a network into a folder in several formats, with a README.md, and return what was written.
+
+    Each file is read back, and its answers are compared with the network's. All files lie in the folder, or those that
+    lay there before.
+
+    Args:
+        trained: the network.
+        to: the folder.
+        formats: names of ``FORMATS``.
+        normalise: let graphs take images in [0, 1] and normalise them.
+        softmax: let graphs answer with probabilities.
+
+    Raises:
+        UserError: it cannot be written, or ``normalise`` is asked for and no normalisation is known.
+        TrainingError: a file does not answer as the network does.
+    """
+    normalisation = trained.normalisation()
+    if normalise and normalisation is None:
+        raise UserError("--normalise needs to know by what images were normalised, which these weights do not say")
+    images, words = pictures(trained, PICTURES)
+    plain = images.float() / 255
+    taken = augmentations.normalize(images, *normalisation) if normalisation else plain
+    graph = nn.Sequential(
+        *([Normalise(*normalisation)] if normalise and normalisation else []),
+        trained.network,
+        *([nn.Softmax(1)] if softmax else []),
+    ).eval()
+    report = trained.facts | {"format": 1, "normalise": normalise, "softmax": softmax, "pictures": words, "files": []}
+    expected = {False: trained.network(taken), True: graph(plain if normalise else taken)}
+    with folder(to), tempfile.TemporaryDirectory(prefix=STARTED, dir=to) as made:
+        for name in formats:
+            row, path = FORMATS[name], Path(made) / FORMATS[name].file
+            with written(path) as file:
+                row.write(graph if row.graph else trained.network, trained.facts, trained.image_size, file)
+            answers = row.read(path, trained.facts)(plain if row.graph and normalise else taken)
+            difference = _agreement(name, answers, expected[row.graph], words)
+            what = "probabilities" if row.graph and softmax else "logits"
+            report["files"].append(
+                {"format": name, "file": row.file, "bytes": path.stat().st_size, "difference": difference, "of": what}
+            )
+        _write(Path(made) / FACTS, json.dumps(finite(report), indent=2) + "\n")
+        _write(Path(made) / README, card(trained, report))
+        _replace(to, Path(made))
+    return report
+
+
+def _agreement(name: str, answers: Tensor, expected: Tensor, words: str) -> float:
+    """Return the largest difference of what a file and the network answer."""
+    difference = float((answers - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise TrainingError(
+            f"the exported {FORMATS[name].file} does not compute what the network computes: its answers differ by up "
+            f"to {difference:.2g} on {words}; nothing is written\nLeave out the format {name}."
+        )
+    return difference
+
+
+def _write(path: Path, text: str) -> None:
+    with written(path) as file:
+        file.write(text.encode())
+
+
+def _replace(to: Path, made: Path) -> None:
+    """Put files that are whole in the place of those before."""
+    new = {path.name for path in made.iterdir()}
+    (made / FACTS).replace(to / FACTS)  # which says that the folder is an export's, wherever this is stopped
+    for name in sorted(new - {FACTS}):
+        (made / name).replace(to / name)
+    for name in OWN - new:
+        with suppress(FileNotFoundError):
+            (to / name).unlink()
