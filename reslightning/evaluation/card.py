@@ -34,8 +34,8 @@ def card(trained: Trained, report: Mapping[str, Any]) -> str:
         "## From a picture to its class",
         "\n".join(_input(facts, trained.image_size)),
         "## Files",
-        f"What each answers was compared with the network on {report['pictures']}. All that stands here is in `export.json`, "
-        "too, with the names of all classes.",
+        f"What each answers was compared with the network on {report['pictures']}. All that stands here is "
+        "in `export.json`, too, with the names of all classes.",
         _table(["file", "bytes", "largest difference"], [_file(row) for row in report["files"]]),
     ]
     for row in report["files"]:
@@ -61,7 +61,6 @@ def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
     options = [f"{name} {network[name]}" for name in ("shortcut", "version") if network[name]]
     parameters = sum(value.numel() for value in trained.network.parameters())
     yield "network", f"{', '.join([network['arch'], *options])}: {parameters:,} parameters"
-    yield "source", "[Deep Residual Learning](https://arxiv.org/abs/1512.03385)"
     if "dataset" in of:
         content = f", content {of['data']}" if "data" in of else ""
         yield "trained on", f"{of['dataset']}, {of.get('images', 0):,} images{content}"
@@ -102,13 +101,15 @@ def _input(facts: Mapping[str, Any], size: int) -> Iterator[str]:
     yield "- It is read as RGB, in this order of the channels."
     if sizes.get("eval_resize"):
         upright = facts.get("exif_orientation")
-        yield f"- It is {'turned upright, as its EXIF data says' if upright else 'not turned, whatever its EXIF data says'}."
+        yield f"- It is {'turned upright as' if upright else 'not turned, whatever'} its EXIF data says."
         yield (
             f"- Its shorter side is scaled to {sizes['eval_resize']} pixels ({sizes['interpolation']}, with "
             f"antialiasing), and of that the middle {sizes['eval_size']} x {sizes['eval_size']} is taken."
         )
-    else:
+    elif sizes:
         yield f"- It has {size} x {size} pixels, and is taken as it is."
+    else:
+        yield f"- It has {size} x {size} pixels; how the training's came to their size is not known."
     if known:
         mean, std = ([round(value, 6) for value in known[name]] for name in ("mean", "std"))
         yield f"- Its values, divided by 255, are normalised: minus {mean}, divided by {std}, a number a channel."

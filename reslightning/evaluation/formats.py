@@ -191,7 +191,7 @@ def _write_program(network: nn.Module, facts: Facts, size: int, file: BinaryIO) 
 
     from reslightning.models.checkpoint import METADATA
 
-    torch.export.save(_program(network, size), file, extra_files={METADATA: json.dumps(facts)})  # type: ignore[arg-type]
+    torch.export.save(_program(network, size), file, extra_files={METADATA: json.dumps(facts)})
 
 
 def _read_program(path: Path, facts: Facts) -> nn.Module:

@@ -204,4 +204,4 @@ def pictures(trained: Trained, count: int) -> tuple[Tensor, str]:
             pass
     size = trained.image_size
     made = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return made, f"{count} images of noise, since the data was not found"
+    return made, f"{count} images of noise, for want of the run's test images"
