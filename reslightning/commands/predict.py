@@ -19,7 +19,7 @@ from reslightning.cli.showing import shows
 from reslightning.commands import train
 from reslightning.data.listing import Listing
 from reslightning.errors import UserError
-from reslightning.files import check_file, printable, written
+from reslightning.files import check_file, written
 from reslightning.run.directory import Run
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     listing = Listing(args.pictures, sys.stdin.buffer if "-" in args.pictures else None)
     if sys.stderr.isatty():
         print("loading torch and Lightning", file=sys.stderr, flush=True)
+    import lightning.pytorch  # noqa: F401 - it sets how loud it is when it is imported
+
     from reslightning.cli.quiet import quiet
     from reslightning.data.workers import end_workers
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,6 +18,7 @@ from reslightning.files import printable
 
 STDIN, LIST, TAR = "-", ".txt", ".tar"
 SHOWN = 5  # names of what is not read
+LOOKED_AT, SHORT = 100, 60  # lines of a list to tell whether it is one, and letters of one that is shown
 TEXT = bytes({0, *range(9, 14), *range(32, 256)})  # what paths and what is between them consist of
 
 
@@ -83,8 +86,7 @@ class Listing:
             assert self._content is not None
             return self._content
         try:
-            if not Path(place.file).is_file():
-                kind = "a folder, a pipe or a device" if Path(place.file).exists() else "no such file"
+            if (kind := _kind(Path(place.file))) != "file":
                 raise UserError(f"{self.name(position)}: {kind}")
             with Path(place.file).open("rb") as file:
                 file.seek(place.offset)
@@ -103,14 +105,17 @@ class Listing:
         if place == STDIN:
             yield from self._from_stdin()
             return
-        path = Path(place).expanduser()
-        if path.is_dir():
+        path = Path(place)
+        with contextlib.suppress(RuntimeError):  # of a user whom nobody knows
+            path = path.expanduser()
+        kind = _kind(path)
+        if kind == "folder":
             yield from self._folder(str(path))
-        elif path.suffix.lower() == TAR and path.is_file():
+        elif kind == "file" and path.suffix.lower() == TAR:
             yield from self._tar(str(path))
-        elif path.suffix.lower() == LIST and path.is_file():
+        elif kind == "file" and path.suffix.lower() == LIST:
             try:
-                yield from self._list(path.read_bytes())
+                yield from self._list(path.read_bytes(), printable(place))
             except OSError as error:
                 raise UserError(f"cannot read {path}: {error.strerror}") from error
         else:
@@ -122,13 +127,18 @@ class Listing:
             self._content = content
             yield _Place(STDIN, STDIN)
         else:
-            yield from self._list(content)
+            yield from self._list(content, "standard input")
 
-    def _list(self, content: bytes) -> Iterator[_Place]:
+    def _list(self, content: bytes, where: str) -> Iterator[_Place]:
         lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-        for line in lines:
-            if line.strip():
-                yield from self._found(os.fsdecode(line.strip(b"\r\n")))
+        names = [os.fsdecode(line.strip(b"\r\n")) for line in lines if line.strip()]
+        if names and not any(_kind(Path(name)) in ("file", "folder") for name in names[:LOOKED_AT]):
+            raise UserError(
+                f"{where} is no list of pictures: its first {min(len(names), LOOKED_AT)} lines name no file, "
+                f"{printable(names[0][:SHORT])!r} is the first\nGive a path a line, from this folder on."
+            )
+        for name in names:
+            yield from self._found(name)
 
     def _folder(self, folder: str) -> Iterator[_Place]:
         seen = set[str]()  # a link may lead to a folder above it
@@ -167,6 +177,15 @@ class Listing:
         there = f"\n{note}" if (note := self.note()) else ""
         run = "\nIt is a run: give it as --run_dir." if (Path(place).expanduser() / "config.yaml").is_file() else ""
         return f"no pictures in {printable(place)}{there}{run}\nGive pictures, or folders, tars or lists of some."
+
+
+def _kind(path: Path) -> str:
+    """Return what lies at a path: file, folder, or what keeps it from being read."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # a zero byte
+        return getattr(error, "strerror", None) or str(error)
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "a pipe or a device"
 
 
 def _is_picture(content: bytes) -> bool:

@@ -93,9 +93,10 @@ class Pictures(ImageFolder):
 
     def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[Any]:
         """Return a loader; a few pictures are there before workers would have begun."""
-        if self.num_workers is None and len(self.listing) <= batch_size:
-            self.num_workers = 0
-        return super().loader(split, sampler, batch_size)
+        made = super().loader(split, sampler, batch_size)
+        if len(self.listing) <= batch_size:
+            made.num_workers = 0
+        return made
 
     def picture(self, split: Split, index: int) -> decode.Pixels:
         """Return the middle [eval_size, eval_size, 3] of a picture that could be read."""

@@ -30,7 +30,7 @@ class Features:
     def __init__(self, network: nn.Module) -> None:
         """Look at every forward pass of ``network`` from now on."""
         self._network = network
-        network.avgpool.register_forward_hook(self._keep)  # type: ignore[operator, union-attr]
+        network.avgpool.register_forward_hook(self._keep)  # type: ignore[union-attr]
 
     def _keep(self, module: nn.Module, given: tuple[Tensor, ...], pooled: Tensor) -> None:
         self.maps, self.vectors = given[0].detach(), pooled.detach().flatten(1)

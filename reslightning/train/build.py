@@ -39,8 +39,8 @@ def build_model(
         features: leave out the final layer, once there are weights.
 
     Returns:
-        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes], or to features [B, D]: the
-        vectors of the last pooling.
+        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes], or to features [B, D],
+        the vectors of the last pooling.
 
     Raises:
         UserError: an unknown name or option, or weights that do not fit.

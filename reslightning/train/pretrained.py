@@ -12,7 +12,7 @@ from torch import Tensor
 from reslightning.data.folder import USUAL
 from reslightning.data.labels import imagenet_classes
 from reslightning.errors import UserError
-from reslightning.models.architectures import ARCHITECTURES, FAMILIES, get_architecture
+from reslightning.models.architectures import ARCHITECTURES, FAMILIES, Shortcut, Version, get_architecture
 from reslightning.models.borrowed import Borrowed
 from reslightning.models.foreign import read_weights
 from reslightning.models.resnet import build_model
@@ -28,8 +28,8 @@ def from_weights(
     source: str,
     *,
     arch: str | None = None,
-    shortcut: str | None = None,
-    version: str | None = None,
+    shortcut: Shortcut | None = None,
+    version: Version | None = None,
     say: Callable[[str], object] = print,
 ) -> ImageClassifier:
     """Return the network of weights as an evaluation would use it, in evaluation mode, with what ``from_run`` says.
@@ -71,7 +71,7 @@ def fitting(state: Mapping[str, Tensor], source: str) -> str:
     shapes = {name: value.shape for name, value in state.items() if not name.endswith("num_batches_tracked")}
     blocks = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("layer1.")), default=-1)
     deep = {f"{name}{family.step * blocks + 2}": None for name, family in FAMILIES.items() if blocks > 0}
-    found = [name for name in ARCHITECTURES | deep if _shapes(name, blocks, _classes(state)) == shapes]  # type: ignore[operator]
+    found = [name for name in ARCHITECTURES | deep if _shapes(name, blocks, _classes(state)) == shapes]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -112,7 +112,7 @@ def _usual(arch: str, classes: int) -> tuple[dict[str, Any], str]:
     return facts, f"classes {names}; normalised by ImageNet's mean and standard deviation"
 
 
-def _torchvision(source: str, arch: str | None, shortcut: str | None, version: str | None) -> ImageClassifier:
+def _torchvision(source: str, arch: str | None, shortcut: Shortcut | None, version: Version | None) -> ImageClassifier:
     entry = torchvision_weights(source, arch)
     network = type(entry).__name__.removesuffix("_Weights").lower()
     model = ImageClassifier(
