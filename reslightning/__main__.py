@@ -23,7 +23,10 @@ COMMANDS = {
     "fit": ("reslightning.commands.train", "train a network, or continue a training that was stopped"),
     "validate": ("reslightning.commands.train", "evaluate weights on the validation images"),
     "test": ("reslightning.commands.train", "evaluate weights on the test images"),
-    "predict": ("reslightning.commands.train", "write the probabilities of every test image"),
+    "predict": (
+        "reslightning.commands.predict",
+        "say what pictures show, or what every test image does",
+    ),
     "ensemble": (
         "reslightning.commands.ensemble",
         "average the probabilities of several networks, beside each of them",

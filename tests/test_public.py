@@ -160,7 +160,7 @@ def test_what_an_older_checkpoint_lacks_is_in_its_configuration_or_said(cli, fin
 
 def test_load_of_what_is_no_run(cli, finished, tmp_path):
     run = Path(shutil.copytree(finished(cli, ""), tmp_path / "run"))
-    cases = {"nowhere": "nowhere is no run directory", str(run / "checkpoints" / "last.ckpt"): "is no run directory"}
+    cases = {"nowhere": "nowhere is no run directory", "nowhere.ckpt": "no weights at nowhere.ckpt"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.json").write_text('{"a": 1}')
     cases["other"] = "other is no run directory: its summary.json is not a run's"
@@ -168,6 +168,7 @@ def test_load_of_what_is_no_run(cli, finished, tmp_path):
         with pytest.raises(UserError, match=said):
             reslightning.load(place)
     last = run / "checkpoints" / "last.ckpt"
+    assert reslightning.load(last).class_names == reslightning.load(run).class_names
     torch.save({"state_dict": {}}, last)
     with pytest.raises(UserError, match="no checkpoint of a training"):
         reslightning.load(run)

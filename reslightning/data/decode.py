@@ -22,6 +22,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # arXiv:1409.4842, Sec. 6, as torchvision has them
 BITS, PHOTOMETRIC, SAMPLES = 258, 262, 339  # TIFF's tags
+LARGEST = 16_384  # pixels a side of anybody's picture: what is no photograph would fill the memory
 TRIES = 10
 CROP_DRAWS = 4 * TRIES
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -55,6 +56,12 @@ class UnsupportedImageError(ImageError):
     """A file holds an image that eight bits would not show: of floats, say, which have no white."""
 
     kind, remedy = "unsupported", "Convert it to 8 or 16 bits a channel, or remove it"
+
+
+class TooLargeError(ImageError):
+    """An image has more pixels a side than are read."""
+
+    kind, remedy = "too large", "Make it smaller"
 
 
 class Box(NamedTuple):
@@ -224,6 +231,22 @@ def _eight_bits(image: Image.Image, content: bytes) -> Pixels:
     if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow sees to in 8 bits alone
         grey = 255 - grey
     return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def check_size(content: bytes) -> None:
+    """Raise TooLargeError for a file that says its image has more than LARGEST pixels a side: nothing is decoded.
+
+    What is no image is left to ``decode`` to say.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(f"{error}; allowed: {LARGEST:,} pixels a side") from error
+    except Exception:  # whatever Pillow makes of what is no image
+        return
+    if max(width, height) > LARGEST:
+        raise TooLargeError(f"it has {width:,} x {height:,} pixels; allowed: {LARGEST:,} a side")
 
 
 def orientation(content: bytes) -> int:

@@ -61,6 +61,7 @@ class ImageFolder(DataModule):
     own_mean = (0.485, 0.456, 0.406)
     own_std = (0.229, 0.224, 0.225)
     own_upright: ClassVar[bool] = True
+    reader: ClassVar[type[Reader]] = Reader
     reads_files = True
 
     def __init__(
@@ -305,7 +306,7 @@ class ImageFolder(DataModule):
         if workers is None:
             workers = self.cpus() - 1
         return Loader(
-            Reader(self, split, sampler),
+            self.reader(self, split, sampler),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,

@@ -75,7 +75,7 @@ def find_layout(root: Path) -> SourceLayout:
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(_is_image(path.name) for path in folder.iterdir())
+    return folder.is_dir() and any(is_image(path.name) for path in folder.iterdir())
 
 
 Fact = tuple[str, int, int]  # a path relative to the source's root, size, and time of the last change
@@ -143,11 +143,11 @@ def members(layout: SourceLayout) -> Iterator[Member]:
             yield from _tree(layout.root, split)
     elif layout.kind == "official":
         yield from _official_train(layout.files[0])
-        for name, offset, size in _walk(layout.files[1]):
+        for name, offset, size in walk_tar(layout.files[1]):
             yield Member(f"val/{name}", 1, offset, size)
     else:
         for number, path in enumerate(layout.files):
-            for name, offset, size in _walk(path):
+            for name, offset, size in walk_tar(path):
                 parts = [part for part in name.split("/") if part not in ("", ".")]
                 first = next((k for k in (0, 1) if len(parts) > k + 1 and parts[k] in SPLITS), None)
                 if first is not None:
@@ -171,7 +171,7 @@ def _tree(root: Path, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> 
                 if stat.S_ISDIR(kind.st_mode):
                     yield Member(path, 0, kind.st_mtime_ns, FOLDER)
                     yield from _tree(root, Path(place), (*above, here))
-                elif stat.S_ISREG(kind.st_mode) and _is_image(entry.name):
+                elif stat.S_ISREG(kind.st_mode) and is_image(entry.name):
                     yield Member(path, 0, 0, kind.st_size)
                 else:
                     yield Member(path, 0, 0, OTHER)
@@ -183,18 +183,18 @@ def _tree(root: Path, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> 
 
 def _official_train(path: Path) -> Iterator[Member]:
     """Yield the images of a tar of one tar a class, none of them unpacked."""
-    tars = list(_walk(path))
+    tars = list(walk_tar(path))
     with path.open("rb") as file:
         for name, start, size in tars:
             wnid = name.removesuffix(".tar")
             if size < 0 or wnid == name:
                 continue
             yield Member(f"train/{wnid}", 0, 0, FOLDER)
-            for image, offset, length in _walk(path, _Window(file, start, size), name):
+            for image, offset, length in walk_tar(path, _Window(file, start, size), name):
                 yield Member(f"train/{wnid}/{image}", 0, start + offset, length)
 
 
-def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterator[tuple[str, int, int]]:
+def walk_tar(path: Path, window: _Window | None = None, inner: str = "") -> Iterator[tuple[str, int, int]]:
     """Yield name, offset and size of a tar's images and tars, and of folders and all else, in constant memory."""
     where = f"{path}:{inner}" if inner else str(path)
     try:
@@ -203,12 +203,12 @@ def _walk(path: Path, window: _Window | None = None, inner: str = "") -> Iterato
                 archive.members = []  # a million of them would fill the memory
                 if _hidden(member.name):
                     continue
-                if (member.islnk() or member.issym()) and _is_image(member.name):
+                if (member.islnk() or member.issym()) and is_image(member.name):
                     raise UserError(
                         f"{where} holds a link in place of an image: {member.name}\nMake the tar with tar "
                         "--dereference --hard-dereference, or with reslightning pack."
                     )
-                taken = member.isreg() and (_is_image(member.name) or member.name.endswith(".tar"))
+                taken = member.isreg() and (is_image(member.name) or member.name.endswith(".tar"))
                 if taken:
                     yield member.name, member.offset_data, member.size
                 else:
@@ -253,6 +253,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of a picture of a known kind, and not hidden."""
     last = name.rpartition("/")[2]
     return last.lower().endswith(SUFFIXES) and not last.startswith(".")

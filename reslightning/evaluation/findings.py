@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
+import math
+from pathlib import Path, PurePath
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reslightning.data.base import DataModule
 from reslightning.errors import TrainingError
+from reslightning.evaluation.sheet import Cell, sheet
 from reslightning.files import printable, write_atomically
 from reslightning.run import layout
 from reslightning.train.metrics import count_guesses
 
-SHOWN, COLUMNS = 24, 6
-SIDE, CAPTION = 128, 34  # pixels of a picture, and of the words below it
-LETTERS = 20  # of a class's name
+SHOWN = 24  # images of a sheet
 
 
 class Findings(Callback):
@@ -35,7 +33,7 @@ class Findings(Callback):
         if not trainer.is_global_zero or not isinstance(samples, Tensor):
             return
         try:
-            write_findings(samples, trainer.datamodule, self.folder)  # type: ignore[attr-defined]
+            write_findings(samples, trainer.datamodule, self.folder, pl_module.arch)  # type: ignore[attr-defined]
         except OSError as error:
             raise TrainingError(
                 f"the training is whole, but its findings could not be made in {self.folder}: {error}\n"
@@ -43,21 +41,28 @@ class Findings(Callback):
             ) from error
 
 
-def write_findings(samples: Tensor, data: DataModule, folder: Path) -> None:
+def write_findings(samples: Tensor, data: DataModule, folder: Path, arch: str) -> None:
     """Write the confusion matrix, rows the classes, and sheets of the worst and of the surest validation images.
 
     Args:
         samples: [N, 5], the validation part's index, label, guess, the guess's probability, and loss.
         data: the data module they are from.
         folder: where the files go.
+        arch: what the network is called, for the sheets' titles.
     """
     folder.mkdir(exist_ok=True)
     names = [printable(name) for name in data.class_names]
     write_atomically(folder / layout.CONFUSION, _confusion(samples, names))
     by_loss = samples[samples[:, 4].argsort()]
-    for name, shown in ((layout.WORST, by_loss.flip(0)), (layout.SUREST, by_loss)):
+    sheets = ((layout.WORST, "worst", "largest", by_loss.flip(0)), (layout.SUREST, "surest", "smallest", by_loss))
+    for name, what, size, shown in sheets:
+        cells = _cells(shown[:SHOWN], data, names)
+        title = (
+            f"{arch} on {type(data).__name__}: the {len(cells)} {what} of {len(samples):,} validation images, those of "
+            f"the {size} loss\n{sum(cell.wrong for cell in cells)} of them are wrong: framed, with a ✗"
+        )
         content = io.BytesIO()
-        _sheet(shown[:SHOWN], data, names).save(content, "PNG")
+        sheet(cells, title).save(content, "PNG")
         write_atomically(folder / name, content.getvalue())
 
 
@@ -72,14 +77,12 @@ def _confusion(samples: Tensor, names: list[str]) -> str:
     return text.getvalue()
 
 
-def _sheet(samples: Tensor, data: DataModule, names: list[str]) -> Image.Image:
-    rows = -(-len(samples) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (SIDE + 8), rows * (SIDE + CAPTION + 8)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (index, label, guess, share, _) in enumerate(samples.tolist()):
-        left, top = number % COLUMNS * (SIDE + 8) + 4, number // COLUMNS * (SIDE + CAPTION + 8) + 4
-        picture = Image.fromarray(np.ascontiguousarray(data.picture("val", int(index))))
-        sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, top))
-        words = f"{names[int(label)][:LETTERS]}\ntaken for {names[int(guess)][: LETTERS - 7]} {100 * share:.0f} %"
-        draw.multiline_text((left, top + SIDE + 2), words, "black")
-    return sheet
+def _cells(samples: Tensor, data: DataModule, names: list[str]) -> list[Cell]:
+    """Return pictures with what they are, and what they were taken for."""
+    cells = []
+    for index, label, guess, share, loss in samples.tolist():
+        number, truth, answer = int(index), names[int(label)], names[int(guess)]
+        file = PurePath(data.file("val", number)).name or data.image_name("val", number)
+        lines = [file, f"true: {truth} ({100 * math.exp(-loss):.0f} %)", f"taken for: {answer} ({100 * share:.0f} %)"]
+        cells.append(Cell(data.picture("val", number), lines, wrong=label != guess))
+    return cells

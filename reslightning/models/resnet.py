@@ -17,6 +17,7 @@ from reslightning.models.blocks import (
     conv3x3,
 )
 from reslightning.models.borrowed import borrow
+from reslightning.models.features import without_head
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_values
 
@@ -31,6 +32,7 @@ def build_model(
     version: str | None = None,
     weights: str | None = None,
     zero_init_residual: bool = False,
+    features: bool = False,
 ) -> nn.Module:
     """Build a network; None is the architecture's own default throughout.
 
@@ -48,9 +50,11 @@ def build_model(
             (arXiv:1502.01852).
         zero_init_residual: start the last scale of every block at zero, so that blocks start as
             identities (arXiv:1706.02677, Sec. 5.1).
+        features: leave out the final layer, once there are weights.
 
     Returns:
-        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes].
+        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes], or to features [B, D],
+        the vectors of the last pooling.
 
     Raises:
         UserError: an unknown name or option, or weights that do not fit.
@@ -67,7 +71,7 @@ def build_model(
     )
     if weights is not None:
         load_weights(model, str(weights), arch, shortcut=shortcut, version=version)
-    return model
+    return without_head(model) if features else model
 
 
 class ResNet(nn.Module):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from reslightning.models import resnet
+from reslightning.models.checkpoint import SUFFIXES
 from reslightning.ranges import check_values
 from reslightning.run.record import weights_file
 
@@ -23,6 +24,7 @@ def build_model(
     version: str | None = None,
     weights: str | None = None,
     zero_init_residual: bool = False,
+    features: bool = False,
 ) -> nn.Module:
     """Build a network as ``reslightning.models.resnet.build_model`` does, also with the weights of a run.
 
@@ -34,9 +36,11 @@ def build_model(
         weights: ``torchvision:NAME``, ``hf:USER/NAME``, a run directory, a checkpoint or a state dict file, other
             people's too; ``FILE#KEY`` of a file of several weights. None initialises.
         zero_init_residual: start the last scale of every block at zero.
+        features: leave out the final layer, once there are weights.
 
     Returns:
-        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes].
+        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes], or to features [B, D],
+        the vectors of the last pooling.
 
     Raises:
         UserError: an unknown name or option, or weights that do not fit.
@@ -49,11 +53,12 @@ def build_model(
         version=version,
         weights=None if weights is None else weights_file(str(weights)),
         zero_init_residual=zero_init_residual,
+        features=features,
     )
 
 
-def load(run: str | Path) -> ImageClassifier:
-    """Return a run's network as an evaluation would use it; see ``ImageClassifier.from_run``, which it calls.
+def load(run: str | Path, *, arch: str | None = None) -> ImageClassifier:
+    """Return the network of a run, or of weights, as an evaluation would use it; see ``ImageClassifier.from_run``.
 
     Its ``class_names``, ``mean``, ``std`` and sizes say what it was trained for; it normalises uint8 images itself::
 
@@ -63,11 +68,18 @@ def load(run: str | Path) -> ImageClassifier:
         print(model.class_names[logits.argmax()])
 
     Args:
-        run: the run directory.
+        run: a run directory; or weights as ``build_model`` takes them, ``torchvision:resnet50.IMAGENET1K_V2`` say:
+            of a file that does not say what its network was trained to see, what is usual is taken for it, and said.
+        arch: the network of weights that do not say it, and fit several; None is the one that they are of.
 
     Raises:
-        UserError: it is none, has no checkpoint yet, or was made by a newer version.
+        UserError: it is none, has no checkpoint yet, or was made by a newer version; or the weights cannot be read.
     """
     from reslightning.train.classifier import ImageClassifier  # build_model needs no Lightning
+    from reslightning.train.pretrained import from_weights
 
+    check_values(load, {"run": run, "arch": arch}, "")
+    name = str(run)
+    if name.startswith(("torchvision:", "hf:")) or Path(name.partition("#")[0]).suffix in SUFFIXES:
+        return from_weights(name, arch=arch)
     return ImageClassifier.from_run(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -137,14 +138,30 @@ class ImageClassifier(Evaluator):
         check_values(ImageClassifier.from_run, {"run": run}, "")
         directory = Path(run).expanduser()
         file = evaluation_checkpoint(directory)
-        checkpoint = read_checkpoint(file)
+        return cls.restored(str(file), read_checkpoint(file), directory)
+
+    @classmethod
+    def restored(cls, weights: str, checkpoint: Mapping[str, Any], directory: Path) -> Self:
+        """Return the network that a checkpoint is of, as ``from_run`` does.
+
+        Args:
+            weights: where its weights are.
+            checkpoint: what is there.
+            directory: the run that it is of, or else what is named in its place.
+
+        Raises:
+            UserError: the checkpoint does not say of which network it is, or with options of a newer version.
+        """
         if not isinstance(given := checkpoint.get("hyper_parameters"), dict):
-            raise UserError(f"{file} is no checkpoint of a training: it does not say of which network")
+            raise UserError(f"{weights} is no checkpoint of a training: it does not say of which network")
         check_names(cls, given, "model")
-        model = cls(**given, weights=str(file)).eval()
-        for name, value in seen(directory, checkpoint).items():
-            setattr(model, name, torch.tensor(value) if name in ("mean", "std") and value is not None else value)
-        return model
+        return cls(**given, weights=weights).having(seen(directory, checkpoint))
+
+    def having(self, facts: Mapping[str, Any]) -> Self:
+        """Say what images the network was trained to see, as ``from_run`` has it, and return it in evaluation mode."""
+        for name, value in facts.items():
+            setattr(self, name, torch.tensor(value) if name in ("mean", "std") and value is not None else value)
+        return self.eval()
 
     def _load(self, weights: str | None, new_head: bool) -> str | None:
         if weights is None:

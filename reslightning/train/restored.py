@@ -34,7 +34,7 @@ def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         options = {"mean": data.mean.tolist(), "std": data.std.tolist(), **data.sizes}
         known = options | ({"class_names": list(names)} if isinstance(names, tuple | list) else {}) | known
     if unknown := [name for name in SEEN if name not in known]:
-        warnings.warn(f"{directory}: neither checkpoint nor config.yaml says {', '.join(unknown)}", stacklevel=4)
+        warnings.warn(f"{directory}: neither checkpoint nor config.yaml says {', '.join(unknown)}", stacklevel=5)
     return {name: known.get(name) for name in SEEN}
 
 

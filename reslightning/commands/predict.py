@@ -1,0 +1,273 @@
+"""predict: what a network says of pictures; without any, of a test set's images."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
+
+from reslightning.cli.choice import check_output, find_weights
+from reslightning.cli.configs import load_config
+from reslightning.cli.parser import CommandParser
+from reslightning.cli.showing import shows
+from reslightning.commands import train
+from reslightning.data.listing import Listing
+from reslightning.errors import UserError
+from reslightning.files import check_file, written
+from reslightning.run.directory import Run
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
+    from reslightning.data.pictures import Pictures
+    from reslightning.evaluation.protocol import Protocol
+    from reslightning.train.classifier import ImageClassifier
+
+TOP, AT_A_TIME = 3, 16
+DRAWN = (".png", ".jpg", ".jpeg")
+HELP = ("-h", "--help")
+
+
+def main(argv: list[str]) -> int:
+    """Print what a network says of pictures, or of a test set's images where none are given."""
+    if not _pictures(argv[1:]) and not set(HELP) & set(argv):
+        return train.main(argv)
+    args = _parser().parse_args(argv[1:])
+    run, weights = find_weights("predict", args.run_dir, args.ckpt_path, args.model.weights)
+    _check(args)
+    listing = Listing(args.pictures, sys.stdin.buffer if "-" in args.pictures else None)
+    if sys.stderr.isatty():
+        print("loading torch and Lightning", file=sys.stderr, flush=True)
+    import lightning.pytorch  # noqa: F401 - it sets how loud it is when it is imported
+
+    from reslightning.cli.quiet import quiet
+    from reslightning.data.workers import end_workers
+
+    try:
+        with quiet():
+            failed = _predict(args, run, weights, listing)
+    finally:
+        end_workers()
+    if note := listing.note():
+        print(note, file=sys.stderr)
+    if failed:
+        print(f"{failed:,} of {len(listing):,} pictures could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _pictures(words: Sequence[str]) -> list[str]:
+    """Return what of a command line is no option and no option's value."""
+    found, position = list[str](), 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            return [*found, *words[position + 1 :]]
+        if word.startswith("-") and word != "-":
+            position += 1 if "=" in word or shows([word]) else 2
+        else:
+            found.append(word)
+            position += 1
+    return found
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="reslightning predict",
+        description="Say what pictures show. Network, classes, normalisation and sizes are those of the run or of the "
+        "weights. Without pictures: the probabilities of every test image as CSV, with the options of reslightning "
+        "test, and --output FILE.csv and --embeddings FILE.npz.",
+    )
+    text = "pictures, folders, tars, lists (FILE.txt, a path a line), - for standard input: a picture, or a list"
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help=text)
+    parser.add_argument("--run_dir", metavar="RUN", help="the run whose network is asked")
+    parser.add_argument("--ckpt_path", metavar="FILE", help="best or last of the run, or another checkpoint")
+    text = "in place of a run: torchvision:resnet50.IMAGENET1K_V2, hf:USER/NAME, or a file"
+    parser.add_argument("--model.weights", metavar="WEIGHTS", help=text)
+    parser.add_argument("--model.arch", metavar="NAME", help="the network, of weights that do not say it")
+    parser.add_argument("--model.shortcut", metavar="A|B|C", help="the same")
+    parser.add_argument("--model.version", metavar="v1|v1.5|v2", help="the same")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, a line each, in their order")
+    parser.add_argument("--top", type=PositiveInt, default=TOP, metavar="N", help=f"classes a picture (default: {TOP})")
+    kinds = Literal["table", "csv", "jsonl"]
+    parser.add_argument("--format", type=kinds, default="table", help="of the answers (default: table)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where they go (default: the terminal)")
+    text = "draw the pictures with answers, and over them what speaks for the first (class activation maps)"
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help=text)
+    text = "write names and vectors of the last pooling"
+    parser.add_argument("--embeddings", type=Path, metavar="FILE.npz", help=text)
+    text = "center, flip, ten-crop, dense or multi-scale (default: as in training)"
+    parser.add_argument("--protocol", metavar="NAME", help=text)
+    averages = Literal["probabilities", "logits"]
+    parser.add_argument("--average", type=averages | None, help="what of its views is averaged")
+    _add_sizes(parser)
+    return parser
+
+
+def _add_sizes(parser: CommandParser) -> None:
+    """Add the options of how pictures are read, and where the network runs."""
+    own = "(default: the network's own)"
+    text = f"pixels that the shorter side is scaled to {own}"
+    parser.add_argument("--data.eval_resize", type=PositiveInt | None, metavar="N", help=text)
+    text = f"pixels of the middle that is looked at {own}"
+    parser.add_argument("--data.eval_size", type=PositiveInt | None, metavar="N", help=text)
+    text = f"bilinear or bicubic {own}"
+    parser.add_argument("--data.eval_interpolation", type=Literal["bilinear", "bicubic"] | None, help=text)
+    parser.add_argument("--data.mean", type=list[float] | None, metavar="[R,G,B]", help=f"fractions of 255 {own}")
+    parser.add_argument("--data.std", type=list[float] | None, metavar="[R,G,B]", help="the same")
+    text = "turn pictures upright by their EXIF data (default: as in training)"
+    parser.add_argument("--data.exif_orientation", type=bool | None, help=text)
+    parser.add_argument("--data.num_workers", type=int | None, metavar="N", help="processes that read pictures")
+    text = f"pictures in one pass (default: {AT_A_TIME})"
+    parser.add_argument("--batch_size", type=PositiveInt, default=AT_A_TIME, metavar="N", help=text)
+    parser.add_argument("--trainer.accelerator", default="auto", metavar="NAME", help="cpu, gpu, mps (default: auto)")
+    text = "32-true, bf16-mixed, ... (default: the run's)"
+    parser.add_argument("--trainer.precision", metavar="NAME", help=text)
+
+
+def _check(args: Namespace) -> None:
+    """Raise UserError where what is asked for could not be written."""
+    for option in ("output", "sheet", "embeddings"):
+        if (path := args[option]) is not None:
+            check_output(str(path), f"--{option}")
+            check_file(path.expanduser(), f"--{option}")
+    if args.sheet and args.sheet.suffix.lower() not in DRAWN:
+        raise UserError(f"--sheet {args.sheet} is no picture; allowed: {', '.join(DRAWN)}")
+    if args.embeddings and args.embeddings.suffix != ".npz":
+        raise UserError(f"--embeddings {args.embeddings} has another ending; allowed: FILE.npz")
+
+
+def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -> int:
+    """Print the answers, and return how many pictures could not be read."""
+    from lightning.pytorch import Trainer
+
+    from reslightning.evaluation.pictures import Lines
+
+    model = _network(args, run, weights)
+    data = _data(args, model, run, listing)
+    protocol = _protocol(args, model, data)
+    callbacks = _extras(args, model, data, protocol.name)
+    protocol.begin(model, data)
+    model.hparams["compile"] = False  # which would take longer than most pictures
+    sizes = data.eval_sizes
+    how = f"{sizes.resize} to {sizes.size} pixels, {protocol.label(data)}"
+    print(f"{model.arch} from {weights}, {len(data.names):,} classes; {how}", file=sys.stderr, flush=True)
+    with _output(args.output) as out:
+        lines = Lines(data, args.format, min(args.top, len(data.names)), out, sys.stderr)
+        precision = args.trainer.precision or _precision(run)
+        trainer = Trainer(
+            accelerator=args.trainer.accelerator,
+            devices=1,
+            precision=precision,
+            callbacks=[lines, *callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+        )
+        trainer.predict(model, datamodule=data, return_predictions=False)
+    for path in filter(None, (args.output, args.sheet, args.embeddings)):
+        print(f"written to {path}", file=sys.stderr)
+    return lines.failed
+
+
+def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
+    from reslightning.models.checkpoint import read_checkpoint
+    from reslightning.train.classifier import ImageClassifier
+    from reslightning.train.pretrained import from_weights
+
+    if run:
+        return ImageClassifier.restored(weights, read_checkpoint(Path(weights).expanduser()), run.directory)
+    if Path(weights).expanduser().is_dir():
+        return ImageClassifier.from_run(weights)
+    network = {name: args.model[name] for name in ("arch", "shortcut", "version")}
+    return from_weights(weights, **network, say=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Listing) -> Pictures:
+    """Return the pictures as the network was trained to see them, or as the command line says."""
+    from reslightning.data.pictures import Pictures
+
+    names = model.class_names or list(map(str, range(model.num_classes)))
+    if args.classes:
+        names = _names(args.classes, model)
+    known: dict[str, Any] = {
+        "mean": None if model.mean is None else model.mean.tolist(),
+        "std": None if model.std is None else model.std.tolist(),
+        "eval_resize": model.eval_resize or model.image_size,
+        "eval_size": model.eval_size or model.image_size,
+        "eval_interpolation": model.interpolation,
+        # Of images in memory no training says how files are turned.
+        "exif_orientation": run.summary.get("exif_orientation", False) if run and model.eval_resize else True,
+    }
+    given = {name: value for name, value in vars(args.data).items() if value is not None}
+    options = {name: value for name, value in known.items() if value is not None} | given
+    return Pictures(listing, names, batch_size=int(args.batch_size), **options)
+
+
+def _names(file: Path, model: ImageClassifier) -> list[str]:
+    """Return the classes' names that a file gives, one a line."""
+    try:
+        names = [line.strip() for line in file.expanduser().read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"cannot read --classes {file}: {why}\nGive a text file with a class's name a line.") from error
+    if len(names) != model.num_classes:
+        raise UserError(
+            f"--classes {file} names {len(names):,} classes, and the weights know {model.num_classes:,}\nGive a name "
+            "for each, in their order. To train a final layer for other classes: reslightning fit --model.weights "
+            "WEIGHTS --model.new_head true."
+        )
+    return names
+
+
+def _protocol(args: Namespace, model: ImageClassifier, data: Pictures) -> Protocol:
+    from reslightning.evaluation.protocol import OfPictures
+    from reslightning.evaluation.protocols import as_trained, choose
+
+    chosen = choose(args.protocol, args.average) or [as_trained(model)]
+    if len(chosen) > 1:
+        raise UserError(f"--protocol {args.protocol} names {len(chosen)}; allowed: one, as every picture gets one line")
+    if isinstance(chosen[0], OfPictures):
+        chosen[0].check(data)
+    chosen[0].check_network(model.arch)
+    return chosen[0]
+
+
+def _extras(args: Namespace, model: ImageClassifier, data: Pictures, protocol: str) -> list[Callback]:
+    """Return what makes the sheet and writes the vectors, where they are asked for."""
+    from reslightning.evaluation.pictures import Embeddings, Sheet, check_one_view
+    from reslightning.models.features import Features
+
+    callbacks: list[Callback] = []
+    if args.sheet or args.embeddings:
+        check_one_view(model, "--sheet" if args.sheet else "--embeddings", protocol)
+        features = Features(model.model)
+    if args.sheet:
+        if not features.maps_classes:
+            print(f"{model.arch} has several final layers, and so no class activation maps", file=sys.stderr)
+        callbacks.append(Sheet(data, features, args.sheet.expanduser(), min(args.top, len(data.names))))
+    if args.embeddings:
+        callbacks.append(Embeddings(features, args.embeddings.expanduser()))
+    return callbacks
+
+
+def _precision(run: Run | None) -> Any:
+    return (load_config(run.config).get("trainer") or {}).get("precision") if run and run.config.is_file() else None
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Give standard output, or a file that is written whole or not at all."""
+    if path is None:
+        yield sys.stdout
+        return
+    with written(path.expanduser()) as file:
+        text = io.TextIOWrapper(file, "utf-8", write_through=True)
+        yield text
+        text.detach()
