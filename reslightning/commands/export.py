@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         from reslightning.evaluation.trained import read_trained
 
         check_place(to)
-        trained = read_trained(args.run, args.arch)
+        trained = read_trained(args.run, args.model.arch, args.model.shortcut, args.model.version)
         check_same(to, trained)
         report = export(trained, to, formats, normalise=args.normalise, softmax=args.softmax)
     if args.json:
@@ -43,7 +43,7 @@ def _parser() -> CommandParser:
         "it is and has three lines of code for each file. Every file is read back, and what it answers on pictures of "
         "the run's test set is compared with the network.",
     )
-    text = "a run directory or a checkpoint; with --arch torchvision:NAME, hf:USER/NAME or another state dict file, too"
+    text = "a run directory, a checkpoint, or other weights: torchvision:resnet50.IMAGENET1K_V2, hf:USER/NAME, a file"
     parser.add_argument("run", metavar="RUN", help=text)
     text = "the folder to write: a new or empty one, or that of an export of the same run, which is replaced"
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help=text)
@@ -53,7 +53,9 @@ def _parser() -> CommandParser:
     parser.add_argument("--normalise", action="store_true", help=text)
     text = "let onnx and torch.export answer with probabilities, not with logits"
     parser.add_argument("--softmax", action="store_true", help=text)
-    parser.add_argument("--arch", help="the network of weights that do not say it, with its own shortcut and version")
+    parser.add_argument("--model.arch", metavar="NAME", help="the network, of weights that do not say it")
+    parser.add_argument("--model.shortcut", metavar="A|B|C", help="the same")
+    parser.add_argument("--model.version", metavar="v1|v1.5|v2", help="the same")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     return parser
 
@@ -63,6 +65,8 @@ def _print(report: Mapping[str, Any], to: Path) -> None:
     print(
         f"{network['arch']}, {network['num_classes']:,} classes, exported to {to}; compared on {report['pictures']}\n"
     )
+    for line in report["trained"].get("assumed", ()):
+        print(f"{line}\n")
     rows = [
         (row["file"], f"{row['bytes']:,} bytes", f"{row['of']} differ by at most {row['difference']:.1e}")
         for row in report["files"]

@@ -72,6 +72,8 @@ def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
         yield "run", f"{of['run']} ({of['of']}){seed}{epoch}"
     else:
         yield "weights", str(of["of"])
+    for line in of.get("assumed", ()):
+        yield "assumed", line
     if names := facts.get("class_names"):
         rest = f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         yield "classes", ", ".join(_cell(name) for name in names[:SHOWN]) + rest

@@ -97,26 +97,17 @@ def export(
         UserError: it cannot be written, or ``normalise`` is asked for and no normalisation is known.
         TrainingError: a file does not answer as the network does.
     """
-    normalisation = trained.normalisation()
-    if normalise and normalisation is None:
-        raise UserError("--normalise needs to know by what images were normalised, which these weights do not say")
     images, words = pictures(trained, PICTURES)
-    plain = images.float() / 255
-    taken = augmentations.normalize(images, *normalisation) if normalisation else plain
-    graph = nn.Sequential(
-        *([Normalise(*normalisation)] if normalise and normalisation else []),
-        trained.network,
-        *([nn.Softmax(1)] if softmax else []),
-    ).eval()
+    ways = {False: _way(trained, images), True: _way(trained, images, normalise=normalise, softmax=softmax)}
+    answers = {graph: network(taken) for graph, (network, taken) in ways.items()}
     report = trained.facts | {"format": 1, "normalise": normalise, "softmax": softmax, "pictures": words, "files": []}
-    expected = {False: trained.network(taken), True: graph(plain if normalise else taken)}
     with folder(to), tempfile.TemporaryDirectory(prefix=STARTED, dir=to) as made:
         for name in formats:
             row, path = FORMATS[name], Path(made) / FORMATS[name].file
+            network, taken = ways[row.graph]
             with written(path) as file:
-                row.write(graph if row.graph else trained.network, trained.facts, trained.image_size, file)
-            answers = row.read(path, trained.facts)(plain if row.graph and normalise else taken)
-            difference = _agreement(name, answers, expected[row.graph], words)
+                row.write(network, trained.facts, trained.image_size, file)
+            difference = _difference(name, row.read(path, trained.facts)(taken), answers[row.graph], words)
             what = "probabilities" if row.graph and softmax else "logits"
             report["files"].append(
                 {"format": name, "file": row.file, "bytes": path.stat().st_size, "difference": difference, "of": what}
@@ -127,7 +118,22 @@ def export(
     return report
 
 
-def _agreement(name: str, answers: Tensor, expected: Tensor, words: str) -> float:
+def _way(
+    trained: Trained, images: Tensor, *, normalise: bool = False, softmax: bool = False
+) -> tuple[nn.Module, Tensor]:
+    """Return what is exported, and of images [B, 3, H, W], uint8, what it takes."""
+    known, plain = trained.normalisation(), images.float() / 255
+    if normalise and known is None:
+        raise UserError(
+            "--normalise needs to know by what images were normalised, which these weights do not say\nLeave it out."
+        )
+    before = [Normalise(*known)] if normalise and known else []
+    behind = [nn.Softmax(1)] if softmax else []
+    network = nn.Sequential(*before, trained.network, *behind).eval() if before or behind else trained.network
+    return network, plain if normalise or known is None else augmentations.normalize(images, *known)
+
+
+def _difference(name: str, answers: Tensor, expected: Tensor, words: str) -> float:
     """Return the largest difference of what a file and the network answer."""
     difference = float((answers - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):

@@ -11,19 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reslightning import __version__
-from reslightning.data.progress import finished_epochs
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import known_classes
 from reslightning.files import read_json
-from reslightning.models.architectures import resolve_options
-from reslightning.models.foreign import read_weights
-from reslightning.models.resnet import build_model
-from reslightning.models.weights import read_source, torchvision_weights
+from reslightning.models.architectures import Shortcut, Version, resolve_options
+from reslightning.models.weights import read_source
 from reslightning.run import layout
+from reslightning.run.provenance import versions
 from reslightning.run.record import RunRecord, run_of, weights_file
 from reslightning.run.summary import is_number
-from reslightning.train.restored import configured, seen
+from reslightning.train.classifier import ImageClassifier
+from reslightning.train.pretrained import from_weights
+from reslightning.train.restored import configured
 
 SIZES = ("image_size", "eval_resize", "eval_size", "interpolation")
 
@@ -55,88 +54,52 @@ class Trained:
         return (torch.tensor(known["mean"]), torch.tensor(known["std"])) if known else None
 
 
-def read_trained(source: str, arch: str | None = None) -> Trained:
+def read_trained(
+    source: str, arch: str | None = None, shortcut: Shortcut | None = None, version: Version | None = None
+) -> Trained:
     """Return the network that a run or weights are of.
 
     Args:
         source: a run directory or a checkpoint, an exported one too; or other weights, see ``load_weights``.
-        arch: the network's name, where the weights do not say it.
+        arch: the network, where the weights do not say it and fit several.
+        shortcut: the same.
+        version: the same.
 
     Raises:
         UserError: there are no weights, or they do not say of which network they are, or of another.
     """
-    place = weights_file(source)
-    if place.startswith("torchvision:"):
-        entry = torchvision_weights(place, arch)
-        content: Mapping[str, Any] = _of_torchvision(entry)
-    else:
-        content = read_source(place, arch or "")[0]
-    given = _network(content, place, arch)
-    network = build_model(**given, weights=place).eval()
-    run = None if place.startswith(("torchvision:", "hf:")) else run_of(Path(place).expanduser().absolute())
-    return Trained(network, _facts(content, place, given, run), run)
-
-
-def _of_torchvision(entry: Any) -> dict[str, Any]:
-    """Return what torchvision says of its weights, as a checkpoint would."""
-    images = entry.transforms()
-    return {
-        "hyper_parameters": {"arch": entry.__class__.__name__.removesuffix("_Weights").lower(), "num_classes": 1000},
-        "normalisation": {"mean": list(images.mean), "std": list(images.std)},
-        "sizes": dict(
-            zip(
-                SIZES,
-                (*images.crop_size, *images.resize_size, *images.crop_size, images.interpolation.value),
-                strict=True,
-            )
-        ),
-    }
-
-
-def _network(content: Mapping[str, Any], place: str, arch: str | None) -> dict[str, Any]:
-    """Return arch, num_classes, shortcut and version."""
-    said = content.get("hyper_parameters")
-    if not isinstance(said, Mapping) or "arch" not in said:
-        if arch is None:
-            raise UserError(
-                f"{place} does not say of which network its weights are\nGive a run or a checkpoint of one, or the "
-                "network's name: --arch resnet50, say (`reslightning models` lists them)."
-            )
-        head = list(build_model(arch).state_dict())[-1]  # the final layer's, whose outputs are the classes
-        state = read_weights(content, place).state
-        said = {"arch": arch} | ({"num_classes": len(state[head])} if head in state else {})
-    if arch not in (None, said["arch"]):
-        raise UserError(f"{place} is of {said['arch']}, not of {arch}\nLeave out --arch: it says so itself.")
-    network = resolve_options(said["arch"], said.get("shortcut"), said.get("version"))
-    return {
-        "arch": said["arch"],
-        "num_classes": said.get("num_classes") or network.num_classes,
-        "shortcut": network.shortcut,
-        "version": network.version,
-    }
-
-
-def _facts(content: Mapping[str, Any], place: str, network: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
-    ids, names = known_classes(content, place)
-    known = {name: content.get(name) for name in ("normalisation", "sizes", "exif_orientation", "trained")}
+    place, assumed = weights_file(source), list[str]()
+    model = from_weights(place, arch=arch, shortcut=shortcut, version=version, say=assumed.append)
+    elsewhere = place.startswith(("torchvision:", "hf:"))
+    content = {} if place.startswith("torchvision:") else read_source(place, model.arch)[0]
+    run = None if elsewhere else run_of(Path(place).expanduser().absolute())
+    known = {name: content.get(name) for name in ("exif_orientation", "trained")}
     if run:
-        said = seen(run, content)
-        names = names or said["class_names"] or []
-        if said["mean"] is not None:
-            known["normalisation"] = {name: said[name] for name in ("mean", "std")}
-        if said["image_size"] is not None:
-            known["sizes"] = {name: said[name] for name in SIZES}
         known |= _of_run(run, content)
     elif known["trained"] is None:
-        known["trained"] = {"of": place if ":" in place else Path(place).name, "results": []}
-    found = {
-        "hyper_parameters": dict(network),
-        "class_names": list(names) or None,
-        "class_ids": list(ids) if ids else None,
-        **known,
-        "versions": {"reslightning": __version__, "torch": str(torch.__version__)},
+        name = place if elsewhere else Path(place).name
+        known["trained"] = {"of": name, "results": [], "assumed": [line.replace(place, name) for line in assumed]}
+    facts = _seen(model) | {"class_ids": known_classes(content, place)[0], **known, "versions": versions()}
+    network = model.model.to(memory_format=torch.contiguous_format)
+    return Trained(network, {name: value for name, value in facts.items() if value is not None}, run)
+
+
+def _seen(model: ImageClassifier) -> dict[str, Any]:
+    """Return which network it is, with what its defaults are, and what it was trained to see."""
+    given = model.hparams
+    network = resolve_options(model.arch, given["shortcut"], given["version"])
+    sizes = {name: getattr(model, name) for name in SIZES}
+    return {
+        "hyper_parameters": {
+            "arch": model.arch,
+            "num_classes": model.num_classes,
+            "shortcut": network.shortcut,
+            "version": network.version,
+        },
+        "class_names": model.class_names,
+        "normalisation": None if model.mean is None else {"mean": model.mean.tolist(), "std": model.std.tolist()},
+        "sizes": sizes if sizes["image_size"] else None,
     }
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _of_run(run: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +114,9 @@ def _of_run(run: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         "data": data["digest"] if data else None,
         "licence": getattr(type(configured(run / layout.CONFIG)), "licence", None),
         "seed": summary.get("seed"),
-        "epoch": finished_epochs(dict(content)) if "loops" in content else None,
+        "epoch": next(
+            (int(row["epoch"]) for row in record.history if row.get("step") == content.get("global_step")), None
+        ),
         "results": _results(run, record, content),
     }
     trained = {name: value for name, value in facts.items() if value is not None}
@@ -160,17 +125,14 @@ def _of_run(run: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _results(run: Path, record: RunRecord, content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what is known of just these weights: a row for the validation and for each whole evaluation of them."""
-    if "loops" not in content:
+    if (step := content.get("global_step")) is None:
         return []
-    summary, reached = record.summary, (finished_epochs(dict(content)), content["global_step"])
-    rows = [row for row in record.history if (row["epoch"], row.get("step")) == reached and "val/top1" in row]
-    found = [
-        _result(row, "val", summary.get("val_part") or summary.get("val_source"), summary.get("protocol"))
-        for row in rows
-    ]
+    part, protocol = (record.summary.get(name) for name in ("val_part", "protocol"))
+    rows = [row for row in record.history if row.get("step") == step and "val/top1" in row]
+    found = [_result(row, "val", part or record.summary.get("val_source"), protocol) for row in rows]
     for file in sorted((run / layout.EVALUATIONS).glob("*.json")):
         one, whole = read_json(file)
-        images, same = one.get("images") or {}, reached == (one.get("epoch"), one.get("global_step"))
+        images, same = one.get("images") or {}, one.get("global_step") == step
         as_it_is = not one.get("differences") and not one.get("recalibrated")
         if whole and same and as_it_is and images.get("evaluated") == images.get("of"):
             found.append(_result(one.get("metrics") or {}, one.get("split"), one.get("part"), one.get("protocol")))

@@ -250,8 +250,8 @@ def weights_file(source: str) -> str:
 
 def run_of(checkpoint: Path) -> Path | None:
     """Return the run directory that a checkpoint lies in; None where it lies in none."""
-    run = checkpoint.parent.parent
-    return run if (run / layout.CONFIG).is_file() and (run / layout.SUMMARY).is_file() else None
+    above = checkpoint.parents[1:3]  # in checkpoints/, or in callbacks/ there
+    return next((run for run in above if (run / layout.CONFIG).is_file() and (run / layout.SUMMARY).is_file()), None)
 
 
 def evaluation_checkpoint(directory: Path) -> Path:

@@ -165,7 +165,7 @@ def test_low_precision_compiled_and_channels_last_runs_are_exported_as_float32(c
 
 def test_borrowed_networks_are_exported_if_their_weights_are_given(cli):
     torch.save(lively("googlenet", 5).state_dict(), "g.pth")
-    done = cli("export g.pth --arch googlenet --to out --format torch")
+    done = cli("export g.pth --model.arch googlenet --to out --format torch")
     assert (done.status, done.err) == (0, "")
     assert "googlenet(num_classes=5, aux_logits=False, transform_input=True" in programs(Path("out"))["model.pth"]
 
@@ -282,18 +282,17 @@ def test_a_file_that_answers_otherwise_is_not_left(cli, finished, monkeypatch):
     [
         ("export nowhere --to out", "no weights at nowhere"),
         ("export . --to out", "is no run directory: it has no summary.json"),
-        ("export bare.pth --to out", "does not say of which network its weights are"),
-        ("export bare.pth --arch resnet9 --to out", "unknown architecture 'resnet9'"),
-        ("export bare.pth --arch resnet14 --to out", "do not fit resnet14"),
-        ("export c.ckpt --arch resnet14 --to out", "c.ckpt is of resnet8, not of resnet14"),
+        ("export bare.pth --to out", "fit resnet8 and plain8, and do not say which they are of"),
+        ("export bare.pth --model.arch resnet9 --to out", "unknown architecture 'resnet9'"),
+        ("export bare.pth --model.arch resnet14 --to out", "do not fit resnet14"),
+        ("export c.ckpt --model.arch resnet14 --to out", "do not fit resnet14"),
         ("export evil.ckpt --to out", "holds pickled objects besides tensors"),
-        ("export evil.ckpt --arch resnet8 --to out", "holds pickled objects besides tensors"),
+        ("export evil.ckpt --model.arch resnet8 --to out", "holds pickled objects besides tensors"),
         ("export c.ckpt --to out --format onxx", "unknown format 'onxx'; did you mean 'onnx'"),
         ("export c.ckpt --to out --format safetensor,onnx", "did you mean 'safetensors'"),
         ("export c.ckpt --to out --format torch,", "unknown format ''"),
         ("export c.ckpt --to out --normalize", "did you mean '--normalise'"),
         ("export c.ckpt --to out --softmax", "--softmax would mean nothing to safetensors"),
-        ("export bare.pth --arch resnet8 --to out --format torch.export --normalise", "which these weights do not say"),
         ("export c.ckpt", "required"),
         ("export c.ckpt --to c.ckpt", "--to c.ckpt is a file; allowed: a folder"),
         ("export c.ckpt --to c.ckpt/out", "cannot be written: Not a directory"),
@@ -313,6 +312,20 @@ def test_mistakes(cli, line, said):
     assert not Path("out").exists()
     assert not Path("executed").exists()
     assert Path("mine/model.pth").read_text() == "somebody's"
+
+
+def test_what_is_not_known_is_not_normalised_by_and_what_is_assumed_is_said(cli):
+    network = made("resnet8")
+    content = torch.load("c.ckpt", weights_only=True)
+    torch.save({name: content[name] for name in ("state_dict", "hyper_parameters")}, "c.ckpt")
+    with pytest.warns(UserWarning, match="says class_names, mean, std"):
+        found = cli("export c.ckpt --to out --format torch.export --normalise")
+    assert (found.status, "which these weights do not say" in found.err) == (2, True)
+    torch.save(network.state_dict(), "bare.pth")
+    found = cli("export bare.pth --model.arch resnet8 --to out --format torch.export --normalise")
+    assumed = "bare.pth says nothing of its network: taken for resnet8; classes 0 to 5; normalised by ImageNet's"
+    assert assumed in found.out
+    assert assumed in Path("out/README.md").read_text()
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
