@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from reslightning import __version__
 from reslightning.evaluation.certainty import wilson
 from reslightning.evaluation.formats import FORMATS, INPUT, torchvision_call
 from reslightning.evaluation.trained import Trained
@@ -28,7 +29,7 @@ def card(trained: Trained, report: Mapping[str, Any]) -> str:
     network, facts = trained.facts["hyper_parameters"], trained.facts
     sections = [
         f"# {network['arch']}, {_plural(network['num_classes'], 'class', 'classes')}",
-        _table(["", ""], list(_facts(trained))),
+        _table(["", ""], [(name, _cell(text)) for name, text in _facts(trained)]),
         "## Result",
         _results(facts["trained"].get("results") or []),
         "## From a picture to its class",
@@ -65,7 +66,7 @@ def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
         content = f", content {of['data']}" if "data" in of else ""
         yield "trained on", f"{of['dataset']}, {of.get('images', 0):,} images{content}"
     if "licence" in of:
-        yield "licence of the data", of["licence"]
+        yield "licence of the data", str(of["licence"])
     if "run" in of:
         seed = f", seed {of['seed']}" if "seed" in of else ""
         epoch = f", behind epoch {of['epoch']}" if "epoch" in of else ""
@@ -76,8 +77,8 @@ def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
         yield "assumed", line
     if names := facts.get("class_names"):
         rest = f", and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-        yield "classes", ", ".join(_cell(name) for name in names[:SHOWN]) + rest
-    yield "made by", f"reslightning {facts['versions']['reslightning']}"
+        yield "classes", ", ".join(names[:SHOWN]) + rest
+    yield "made by", f"reslightning {__version__}"
 
 
 def _cell(name: str) -> str:
@@ -89,8 +90,8 @@ def _results(results: Sequence[Mapping[str, Any]]) -> str:
         return "None is recorded of just these weights."
     rows = []
     for row in results:
-        count = int(row.get("images", 0))
-        low, high = wilson(row["top1"] * count, count) if count else (0.0, 1.0)
+        count = int(row["images"])
+        low, high = wilson(row["top1"] * count, count)
         top5 = f"{error_percent(row['top5']):.2f} %" if "top5" in row else ""
         between = f"{error_percent(high):.2f} to {error_percent(low):.2f}"
         images = f"{count:,} {PARTS.get(str(row['part']), 'images')}"

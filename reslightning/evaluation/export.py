@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,11 @@ def check_place(to: Path) -> None:
         raise UserError(f"--to {to} is a file; allowed: a folder, which is made if it is not there")
     try:
         check_folder(to)
-        there = sorted(path.name for path in to.iterdir()) if to.exists() else []
+        names = sorted(path.name for path in to.iterdir()) if to.exists() else []
     except (OSError, ValueError) as error:
         raise UserError(f"--to {to} cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    others = [printable(name) for name in there if name not in OWN and not name.startswith(STARTED)]
+    there = [printable(name) for name in names if not name.startswith(STARTED)]  # those a killed export has left
+    others = [name for name in there if name not in OWN]
     if others or (there and not (to / FACTS).is_file()):
         raise UserError(
             f"--to {to} holds other files than an export's: {some(others or there)}\nGive a folder that is new or "
@@ -156,5 +157,7 @@ def _replace(to: Path, made: Path) -> None:
     for name in sorted(new - {FACTS}):
         (made / name).replace(to / name)
     for name in OWN - new:
-        with suppress(FileNotFoundError):
-            (to / name).unlink()
+        (to / name).unlink(missing_ok=True)
+    for killed in to.glob(f"{STARTED}*"):
+        if killed.name != made.name:
+            shutil.rmtree(killed, ignore_errors=True)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 Facts = Mapping[str, Any]  # what safetensors' metadata says, see ``write_safetensors``
-Network = Mapping[str, Any]  # arch, num_classes, shortcut and version
+Network = Mapping[str, Any]  # of the facts hyper_parameters: arch, num_classes, shortcut and version
 INPUT = "images"
+OPTIONS = ("num_classes", "shortcut", "version")  # of a network, besides its name
 
 
 class Format(NamedTuple):
@@ -95,9 +96,13 @@ def _write_safetensors(network: nn.Module, facts: Facts, size: int, file: Binary
 
 
 def _read_safetensors(path: Path, facts: Facts) -> nn.Module:
+    return _built(facts["hyper_parameters"], path)
+
+
+def _built(network: Network, path: Path) -> nn.Module:
     from reslightning.models.resnet import build_model
 
-    return build_model(**facts["hyper_parameters"], weights=str(path)).eval()
+    return build_model(network["arch"], **{name: network[name] for name in OPTIONS}, weights=str(path)).eval()
 
 
 def _lines_of_safetensors(network: Network) -> str:
@@ -114,11 +119,9 @@ def _read_torch(path: Path, facts: Facts) -> nn.Module:
     import torch
     from torchvision.models import get_model
 
-    from reslightning.models.resnet import build_model
-
     network = facts["hyper_parameters"]
     if torchvision_call(network) is None:
-        return build_model(**network, weights=str(path)).eval()
+        return _built(network, path)
     arch, classes = network["arch"], network["num_classes"]
     options = BORROWED[arch].options if arch in BORROWED else {}
     model: nn.Module = get_model(arch, weights=None, num_classes=classes, **options)
@@ -130,7 +133,7 @@ def _lines_of_torch(network: Network) -> str:
     if call := torchvision_call(network):
         load = 'network.load_state_dict(torch.load("model.pth", weights_only=True))'
         return f"import torch, torchvision\nnetwork = torchvision.models.{call}.eval()\n{load}"
-    options = {name: value for name, value in network.items() if name != "arch"} | {"weights": "model.pth"}
+    options = {name: network[name] for name in OPTIONS} | {"weights": "model.pth"}
     build = f"reslightning.build_model({network['arch']!r}, {_arguments(options)})"
     return f"import reslightning\nnetwork = {build}\nnetwork.eval()".replace("'", '"')
 

@@ -95,6 +95,7 @@ def _seen(model: ImageClassifier) -> dict[str, Any]:
             "num_classes": model.num_classes,
             "shortcut": network.shortcut,
             "version": network.version,
+            **({"test_flip": True} if given["test_flip"] else {}),
         },
         "class_names": model.class_names,
         "normalisation": None if model.mean is None else {"mean": model.mean.tolist(), "std": model.std.tolist()},
@@ -132,10 +133,12 @@ def _results(run: Path, record: RunRecord, content: Mapping[str, Any]) -> list[d
     found = [_result(row, "val", part or record.summary.get("val_source"), protocol) for row in rows]
     for file in sorted((run / layout.EVALUATIONS).glob("*.json")):
         one, whole = read_json(file)
-        images, same = one.get("images") or {}, one.get("global_step") == step
-        as_it_is = not one.get("differences") and not one.get("recalibrated")
-        if whole and same and as_it_is and images.get("evaluated") == images.get("of"):
-            found.append(_result(one.get("metrics") or {}, one.get("split"), one.get("part"), one.get("protocol")))
+        images, metrics = one.get("images"), one.get("metrics")
+        if not (whole and isinstance(images, dict) and isinstance(metrics, dict) and one.get("global_step") == step):
+            continue
+        if images.get("evaluated") == images.get("of") and not one.get("differences") and not one.get("recalibrated"):
+            found.append(_result(metrics, one.get("split"), one.get("part"), one.get("protocol")))
+    found = [row for row in found if {"top1", "images"} <= row.keys()]
     return [row for number, row in enumerate(found) if row not in found[:number]]
 
 

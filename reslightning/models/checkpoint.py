@@ -19,6 +19,7 @@ from reslightning.errors import UserError
 SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".bin", ".safetensors")
 # Under which key a safetensors file of ours says what its weights are of, and in which form.
 METADATA, FORMAT = "reslightning", 1
+TOPS = ("top1", "top5")  # accuracies of a result
 
 
 class Inert:
@@ -173,6 +174,19 @@ def _are_sizes(value: Any) -> bool:
     )
 
 
+def _tells(value: Any) -> bool:
+    if value is None:
+        return True
+    results = value.get("results") if isinstance(value, dict) and isinstance(value.get("of"), str) else None
+    return isinstance(results, list) and _is_number(value.get("images", 0)) and all(map(_is_result, results))
+
+
+def _is_result(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(_is_number(value.get(name)) for name in ("top1", "images")):
+        return False
+    return value["images"] >= 1 and all(_is_number(value.get(top, 0)) and 0 <= value.get(top, 0) <= 1 for top in TOPS)
+
+
 # What facts that are read back, by others than who wrote them perhaps, must be.
 KINDS: Mapping[str, Callable[[Any], bool]] = {
     "hyper_parameters": _is_network,
@@ -180,4 +194,6 @@ KINDS: Mapping[str, Callable[[Any], bool]] = {
     "class_ids": _are_texts,
     "normalisation": _normalises,
     "sizes": _are_sizes,
+    "exif_orientation": lambda value: value is None or isinstance(value, bool),
+    "trained": _tells,
 }
