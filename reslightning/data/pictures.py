@@ -25,11 +25,17 @@ UNLABELLED = -1
 class PictureReader(Reader):
     """As ``Reader`` of a test set, but a picture that cannot be read stops nothing: a black one is in its place."""
 
+    def __init__(self, data: Pictures, split: Split, sampler: TrainSampler | EvalSampler) -> None:
+        super().__init__(data, split, sampler)
+        self.planar = data.planar
+
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return images or Views, labels [B] and indices [B] of pictures, and why some could not be read, by index."""
         failed = list[tuple[int, str]]()
         whole = [self._whole(index, failed) for index in indices]
         images = grouped(list(map(self.views, whole))) if self.views else self._middles(whole)
+        if isinstance(images, Tensor) and self.planar:
+            images = images.contiguous()
         return images, self.labels[list(indices)], torch.tensor(indices), failed
 
     def _whole(self, index: int, failed: list[tuple[int, str]]) -> decode.Pixels:
@@ -50,13 +56,15 @@ class Pictures(ImageFolder):
     Args:
         listing: where they are.
         class_names: the classes that a network chooses among.
+        planar: let images lie in memory channel by channel, as those of small data sets do: another order of the same
+            sums has other last bits.
     """
 
     reader = PictureReader
 
-    def __init__(self, listing: Listing, class_names: Sequence[str], **options: Any) -> None:
+    def __init__(self, listing: Listing, class_names: Sequence[str], planar: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.listing, self.names = listing, list(class_names)
+        self.listing, self.names, self.planar = listing, list(class_names), planar
         self._parts = {"test": ("test", torch.arange(len(listing)))}
 
     @property

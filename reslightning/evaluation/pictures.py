@@ -17,8 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from reslightning.data.base import DataModule
 from reslightning.data.pictures import Pictures
 from reslightning.errors import UserError
+from reslightning.evaluation.answers import SUFFIX
 from reslightning.evaluation.sheet import Cell, sheet
-from reslightning.files import printable, written
+from reslightning.files import check_file, printable, written
 from reslightning.models.features import Features
 
 Format = Literal["table", "csv", "jsonl"]
@@ -48,7 +49,7 @@ class Lines(Callback):
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Write a batch's lines."""
         failed = self.data.failed
-        shares, classes = outputs["probability"].float().cpu().topk(self.top)
+        shares, classes = outputs["probability"].cpu().topk(self.top)
         for row, index in enumerate(outputs["index"].tolist()):
             name = self.data.listing.name(index)
             if index in failed:
@@ -92,7 +93,7 @@ class Sheet(Callback):
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep a batch's pictures, answers and maps."""
-        shares, classes = outputs["probability"].float().cpu().topk(self.top)
+        shares, classes = outputs["probability"].cpu().topk(self.top)
         maps = self.features.class_maps(outputs["probability"].argmax(1)).cpu() if self.features.maps_classes else None
         failed = self.data.failed
         for row, index in enumerate(outputs["index"].tolist()):
@@ -149,6 +150,24 @@ class Embeddings(Callback):
         }
         with written(self.path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def embeddings(model: Any, path: Path, protocol: str = "center") -> Embeddings:
+    """Return what writes a network's vectors of every image.
+
+    Args:
+        model: the network, an ``ImageClassifier``.
+        path: the file.
+        protocol: how images are evaluated.
+
+    Raises:
+        UserError: the file cannot be written, or there are several vectors for an image.
+    """
+    check_file(path.expanduser(), "--embeddings")
+    if path.suffix != SUFFIX:
+        raise UserError(f"--embeddings {path} has no name of such a file; allowed: FILE{SUFFIX}")
+    check_one_view(model, "--embeddings", protocol)
+    return Embeddings(Features(model.model), path.expanduser())
 
 
 def check_one_view(model: Any, option: str, protocol: str = "center") -> None:
