@@ -56,7 +56,7 @@ def write_report(
         different=differing(runs),
         scripts=scripts,
         curves=curves,
-        legend=legend(lines),
+        legend=", ".join(legend(lines)),
         evaluations=[found for table in tables if (found := _evaluation(table.groups))],
         text=text,
         number=_number,

@@ -33,7 +33,7 @@ class Findings(Callback):
         if not trainer.is_global_zero or not isinstance(samples, Tensor):
             return
         try:
-            write_findings(samples, trainer.datamodule, self.folder, pl_module.arch)  # type: ignore[attr-defined]
+            write_findings(samples, trainer.datamodule, self.folder, str(pl_module.hparams["arch"]))  # type: ignore[attr-defined]
         except OSError as error:
             raise TrainingError(
                 f"the training is whole, but its findings could not be made in {self.folder}: {error}\n"
