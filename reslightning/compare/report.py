@@ -22,6 +22,7 @@ from reslightning.files import write_atomically
 from reslightning.run import layout
 from reslightning.run.record import RunRecord
 
+LETTERS = 150  # of a legend's row
 MOST_CLASSES = 30  # a confusion matrix with more is left to its file
 
 
@@ -88,7 +89,7 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
     if not lines:
         return "", ""
     plot = figure(
-        height=480,
+        frame_height=420,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset,save",
         active_drag="box_zoom",
@@ -97,18 +98,21 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
         output_backend="canvas",
     )
     plot.toolbar.logo = None
-    labels = list(dict.fromkeys(line.label for line in lines))
     for line in lines:
         if line.low != line.high:
             plot.varea(line.x, line.low, line.high, color=line.colour, alpha=0.15, legend_label=line.label)
         width = 2.2 if line.split == "val" else 0.8
         shown = plot.line(line.x, line.y, color=line.colour, line_width=width, legend_label=line.label)
         shown.glyph.line_dash = line.style
+    low, high = min(min(line.low) for line in lines), max(max(line.high) for line in lines)
+    plot.y_range.start = max(0, low - (high - low) / 20)
     plot.legend.click_policy = "hide"
     plot.legend.label_text_font_size = "9pt"
-    if len(labels) > 12:
-        plot.legend.ncols = math.ceil(len(labels) / 25)
-    plot.add_layout(plot.legend[0], "right" if len(labels) <= 12 else "below")
+    plot.legend.ncols = max(1, LETTERS // max(len(line.label) for line in lines))
+    plot.legend.spacing = 12
+    plot.legend.location = "left"
+    plot.legend.stylesheets = [".bk-label { white-space: normal; overflow-wrap: anywhere; max-width: 1000px; }"]
+    plot.add_layout(plot.legend[0], "below")
     script, place = components(plot)
     return Resources(mode="inline", components=["bokeh"]).render() + script, place
 
