@@ -19,7 +19,7 @@ from reslightning.run.summary import error_percent
 SUFFIXES = (".png", ".svg", ".pdf")
 AXES = {"epoch": "epoch", "iterations": "iteration", "samples": "samples seen"}
 WIDTH, HEIGHT = 7, 4.5  # inches of a figure without its legend
-ROWS, LETTERS = 30, 40  # of a legend's column
+ROWS = 40  # of a legend's column
 LEAST = 1e-9  # percent: where bands that reach 0 or less end on a logarithmic axis, far below what it shows
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
@@ -138,14 +138,14 @@ def draw(lines: Sequence[Curve], *, log: bool, over: str, title: str = "") -> An
     figure, axes = pyplot.subplots(layout="constrained")
     _draw(axes, lines, log=log)
     _scale(axes, lines, log=log, over=over)
-    axes.set_title(_literal(textwrap.fill(title, 80)), fontsize="small")
+    axes.set_title(_wrapped(title, 80), fontsize="small")
     names = figure.legend(
         title="\n".join(legend(lines)),
         loc="outside right upper",
         fontsize="small",
         title_fontsize="small",
         alignment="left",
-        ncols=math.ceil(len({line.label for line in lines}) / ROWS),
+        ncols=math.ceil(sum(_wrapped(label).count("\n") + 1 for label in {line.label for line in lines}) / ROWS),
     )
     box = names.get_window_extent()
     figure.set_size_inches(WIDTH + box.width / figure.dpi, max(HEIGHT, box.height / figure.dpi + 0.3))
@@ -158,7 +158,7 @@ def _draw(axes: Any, lines: Sequence[Curve], *, log: bool) -> None:
     least = LEAST if log else -math.inf
     for line in lines:
         bold = line.split == "val"
-        name = _literal(textwrap.fill(line.label, LETTERS)) if bold or line.label not in validated else None
+        name = _wrapped(line.label) if bold or line.label not in validated else None
         axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
         if line.low != line.high:
             low = [max(value, least) for value in line.low]
@@ -184,6 +184,7 @@ def _scale(axes: Any, lines: Sequence[Curve], *, log: bool, over: str) -> None:
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _literal(label: str) -> str:
-    """Return a label without what matplotlib takes for mathematics, or for a name that is not shown."""
-    return label.replace("$", r"\$") if not label.startswith("_") else " " + label.replace("$", r"\$")
+def _wrapped(text: str, letters: int = 40) -> str:
+    """Return words in lines, without what matplotlib takes for mathematics, or for a name that is not shown."""
+    lines = textwrap.fill(text, letters).replace("$", r"\$")
+    return " " + lines if lines.startswith("_") else lines

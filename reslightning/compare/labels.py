@@ -57,10 +57,10 @@ def _facts(group: Group, title: str) -> dict[str, str]:
 
 def _differing_facts(facts: Sequence[Mapping[str, str]]) -> list[str]:
     """Return of each row what is not the same in all; where nothing is, its network."""
-    keys = dict.fromkeys(key for own in facts for key in own)
-    different = [key for key in keys if len({own.get(key) for own in facts}) > 1] or [
-        key for key in keys if key == "arch"
-    ]
+    known = [own for own in facts if own]  # of a run that is cut there may be none
+    keys = dict.fromkeys(key for own in known for key in own)
+    different = [key for key in keys if len({own.get(key) for own in known}) > 1]
+    different = different or [key for key in keys if key == "arch"]
     short = Counter(map(_short, different))
     names = {key: _short(key) if short[_short(key)] == 1 else key for key in different}
     return [", ".join(f"{names[key]} {own.get(key, 'none')}" for key in different) if own else "" for own in facts]

@@ -83,12 +83,15 @@ def _option(run: RunRecord, name: str) -> str:
 def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
     """Return the figure's scripts for the page's head, and its place; nothing without curves."""
     from bokeh.embed import components
+    from bokeh.models import DataRange1d
     from bokeh.plotting import figure
     from bokeh.resources import Resources
 
     if not lines:
         return "", ""
+    low, high = min(min(line.low) for line in lines), max(max(line.high) for line in lines)
     plot = figure(
+        y_range=DataRange1d(start=max(0, low - (high - low) / 20)),
         frame_height=420,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset,save",
@@ -104,8 +107,6 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
         width = 2.2 if line.split == "val" else 0.8
         shown = plot.line(line.x, line.y, color=line.colour, line_width=width, legend_label=line.label)
         shown.glyph.line_dash = line.style
-    low, high = min(min(line.low) for line in lines), max(max(line.high) for line in lines)
-    plot.y_range.start = max(0, low - (high - low) / 20)
     plot.legend.click_policy = "hide"
     plot.legend.label_text_font_size = "9pt"
     plot.legend.ncols = max(1, LETTERS // max(len(line.label) for line in lines))
