@@ -34,7 +34,7 @@ from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_use, known_classes
 from reslightning.evaluation.evaluate import evaluate, file_name, say_differences
 from reslightning.evaluation.findings import Findings
-from reslightning.evaluation.pictures import embeddings
+from reslightning.evaluation.outputs import embeddings
 from reslightning.evaluation.predict import PredictionWriter
 from reslightning.evaluation.protocols import choose
 from reslightning.models.weights import read_source

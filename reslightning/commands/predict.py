@@ -26,7 +26,7 @@ from reslightning.run.directory import Run
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from reslightning.data.pictures import Pictures
+    from reslightning.evaluation.pictures import Pictures
     from reslightning.evaluation.protocol import Protocol
     from reslightning.train.classifier import ImageClassifier
 
@@ -149,7 +149,7 @@ def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -
     """Print the answers, and return how many pictures could not be read."""
     from lightning.pytorch import Trainer
 
-    from reslightning.evaluation.pictures import Lines
+    from reslightning.evaluation.outputs import Lines
 
     model = _network(args, run, weights)
     data = _data(args, model, run, listing)
@@ -194,7 +194,7 @@ def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
 
 def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Listing) -> Pictures:
     """Return the pictures as the network was trained to see them, or as the command line says."""
-    from reslightning.data.pictures import Pictures
+    from reslightning.evaluation.pictures import Pictures
 
     names = model.class_names or list(map(str, range(model.num_classes)))
     if args.classes:
@@ -244,7 +244,7 @@ def _protocol(args: Namespace, model: ImageClassifier, data: Pictures) -> Protoc
 
 def _extras(args: Namespace, model: ImageClassifier, data: Pictures, protocol: str) -> list[Callback]:
     """Return what makes the sheet and writes the vectors, where they are asked for."""
-    from reslightning.evaluation.pictures import Sheet, check_one_view, embeddings
+    from reslightning.evaluation.outputs import Sheet, check_one_view, embeddings
     from reslightning.models.features import Features
 
     callbacks: list[Callback] = []
