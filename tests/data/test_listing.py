@@ -65,8 +65,8 @@ def test_what_is_there_and_is_no_picture(tmp_path):
     (tmp_path / ".hidden.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"no pictures in .*\nnot read: 1 files .*a\.md\nGive pictures, or folders"):
         names(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"a tar")
     with pytest.raises(UserError, match="is cut or no tar"):
-        (tmp_path / "a.tar").write_bytes(b"a tar")
         names(tmp_path / "a.tar")
     assert names("x" * 5000, "a\0b", "~nobody-known/a.jpg")[1] == r"a\x00b"
 
