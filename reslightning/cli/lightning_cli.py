@@ -34,6 +34,7 @@ from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_use, known_classes
 from reslightning.evaluation.evaluate import evaluate, file_name, say_differences
 from reslightning.evaluation.findings import Findings
+from reslightning.evaluation.outputs import embeddings
 from reslightning.evaluation.predict import PredictionWriter
 from reslightning.evaluation.protocols import choose
 from reslightning.models.weights import read_source
@@ -289,6 +290,9 @@ class CLI(LightningCLI):
                 raise UserError("predict without --run_dir needs a place to write to: give --output FILE.csv")
             check_output(self._options.output)
             callbacks.append(PredictionWriter(self._predictions))
+            if self._options.embeddings:
+                check_output(self._options.embeddings, "--embeddings")
+                callbacks.append(embeddings(self.model, Path(self._options.embeddings)))
         if self.segment:
             keep_apart(callbacks, self.segment.run)
             callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]

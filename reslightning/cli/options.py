@@ -26,6 +26,11 @@ OPEN = tuple(f"trainer.{name}" for name in ("callbacks", "logger", "strategy", "
 OWN: dict[str, tuple[Any, Any, str]] = {
     "run_dir": (str | None, None, "the run's directory (default: runs/<data>-<arch>-<seed>-<identity>)"),
     "output": (str | None, None, "predict: the CSV file to write (default: in the run directory)"),
+    "embeddings": (
+        str | None,
+        None,
+        "predict: an .npz file for the vectors of the last pooling, with every image's name and label",
+    ),
     "protocol": (
         str | None,
         None,
@@ -50,7 +55,7 @@ OWN: dict[str, tuple[Any, Any, str]] = {
     "checkpoint_minutes": (NonNegativeFloat, 10.0, "minutes between checkpoints within an epoch"),
     "fresh": (None, False, "fit: start another run beside one of the same configuration"),
 }
-EVALUATING = ("output", "protocol", "average", "save", "recalibrate")  # of them, those that are no run's
+EVALUATING = ("output", "embeddings", "protocol", "average", "save", "recalibrate")  # of them, those that are no run's
 TOP = {"config", "seed_everything", "ckpt_path", "weights_only", *OWN}
 EVALUATIONS = {"verbose", "return_predictions"}  # Lightning's own of its other subcommands
 # Names of options, and addresses, that hold a credential.

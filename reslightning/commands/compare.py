@@ -17,6 +17,7 @@ from reslightning.compare.evaluations import evaluated
 from reslightning.compare.figures import check_suffix, curves, plot
 from reslightning.compare.filters import Filter, select
 from reslightning.compare.groups import Table, grouped, sections
+from reslightning.compare.labels import heading
 from reslightning.compare.tables import FORMATS, headed, order, render
 from reslightning.errors import UserError
 from reslightning.run.record import RunRecord, runs_below
@@ -110,7 +111,7 @@ def _draw(args: Namespace, tables: list[Table], columns: list[Column]) -> list[s
     """Write figure and page, and return what there is to say of them."""
     lines, notes = curves(tables, args.over)
     if args.plot:
-        plot(lines, args.plot, log=args.log, over=args.over)
+        plot(lines, args.plot, log=args.log, over=args.over, title=heading(tables))
         notes.append(f"figure written to {args.plot}")
     if args.html:
         from reslightning.compare.report import write_report

@@ -19,13 +19,14 @@ from reslightning.cli.showing import shows
 from reslightning.commands import train
 from reslightning.data.listing import Listing
 from reslightning.errors import UserError
-from reslightning.files import check_file, written
+from reslightning.files import check_file, printable, written
+from reslightning.run import layout
 from reslightning.run.directory import Run
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from reslightning.data.pictures import Pictures
+    from reslightning.evaluation.pictures import Pictures
     from reslightning.evaluation.protocol import Protocol
     from reslightning.train.classifier import ImageClassifier
 
@@ -131,22 +132,24 @@ def _add_sizes(parser: CommandParser) -> None:
 
 
 def _check(args: Namespace) -> None:
-    """Raise UserError where what is asked for could not be written."""
+    """Raise UserError where a run is taken for pictures, or what is asked for could not be written."""
+    for place in args.pictures:
+        with contextlib.suppress(OSError):  # no folder, whatever else it is
+            if (Path(place) / layout.SUMMARY).is_file():
+                raise UserError(f"{printable(place)} is a run, and no folder of pictures\nGive it as --run_dir.")
     for option in ("output", "sheet", "embeddings"):
         if (path := args[option]) is not None:
             check_output(str(path), f"--{option}")
             check_file(path.expanduser(), f"--{option}")
     if args.sheet and args.sheet.suffix.lower() not in DRAWN:
         raise UserError(f"--sheet {args.sheet} is no picture; allowed: {', '.join(DRAWN)}")
-    if args.embeddings and args.embeddings.suffix != ".npz":
-        raise UserError(f"--embeddings {args.embeddings} has another ending; allowed: FILE.npz")
 
 
 def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -> int:
     """Print the answers, and return how many pictures could not be read."""
     from lightning.pytorch import Trainer
 
-    from reslightning.evaluation.pictures import Lines
+    from reslightning.evaluation.outputs import Lines
 
     model = _network(args, run, weights)
     data = _data(args, model, run, listing)
@@ -191,7 +194,7 @@ def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
 
 def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Listing) -> Pictures:
     """Return the pictures as the network was trained to see them, or as the command line says."""
-    from reslightning.data.pictures import Pictures
+    from reslightning.evaluation.pictures import Pictures
 
     names = model.class_names or list(map(str, range(model.num_classes)))
     if args.classes:
@@ -207,7 +210,7 @@ def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Lis
     }
     given = {name: value for name, value in vars(args.data).items() if value is not None}
     options = {name: value for name, value in known.items() if value is not None} | given
-    return Pictures(listing, names, batch_size=int(args.batch_size), **options)
+    return Pictures(listing, names, model.eval_resize is None, batch_size=int(args.batch_size), **options)
 
 
 def _names(file: Path, model: ImageClassifier) -> list[str]:
@@ -233,27 +236,26 @@ def _protocol(args: Namespace, model: ImageClassifier, data: Pictures) -> Protoc
     chosen = choose(args.protocol, args.average) or [as_trained(model)]
     if len(chosen) > 1:
         raise UserError(f"--protocol {args.protocol} names {len(chosen)}; allowed: one, as every picture gets one line")
+    chosen[0].check_network(model.arch)
     if isinstance(chosen[0], OfPictures):
         chosen[0].check(data)
-    chosen[0].check_network(model.arch)
     return chosen[0]
 
 
 def _extras(args: Namespace, model: ImageClassifier, data: Pictures, protocol: str) -> list[Callback]:
     """Return what makes the sheet and writes the vectors, where they are asked for."""
-    from reslightning.evaluation.pictures import Embeddings, Sheet, check_one_view
+    from reslightning.evaluation.outputs import Sheet, check_one_view, embeddings
     from reslightning.models.features import Features
 
     callbacks: list[Callback] = []
-    if args.sheet or args.embeddings:
-        check_one_view(model, "--sheet" if args.sheet else "--embeddings", protocol)
-        features = Features(model.model)
     if args.sheet:
+        check_one_view(model, "--sheet", protocol)
+        features = Features(model.model)
         if not features.maps_classes:
             print(f"{model.arch} has several final layers, and so no class activation maps", file=sys.stderr)
         callbacks.append(Sheet(data, features, args.sheet.expanduser(), min(args.top, len(data.names))))
     if args.embeddings:
-        callbacks.append(Embeddings(features, args.embeddings.expanduser()))
+        callbacks.append(embeddings(model, args.embeddings, protocol))
     return callbacks
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-import re
-import statistics
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reslightning.compare.groups import Table
+from reslightning.compare.groups import Table, statistic
+from reslightning.compare.labels import labels
 from reslightning.errors import UserError
 from reslightning.files import write_atomically
 from reslightning.run.record import RunRecord
@@ -18,14 +18,19 @@ from reslightning.run.summary import error_percent
 
 SUFFIXES = (".png", ".svg", ".pdf")
 AXES = {"epoch": "epoch", "iterations": "iteration", "samples": "samples seen"}
-MOST_INSIDE = 6  # names within the figure; more stand beside it
+WIDTH, HEIGHT = 7, 4.5  # inches of a figure without its legend
+ROWS = 40  # of a legend's column
+LEAST = 1e-9  # percent: where bands that reach 0 or less end on a logarithmic axis, far below what it shows
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 STYLES = ("solid", "dashed", "dotted", "dashdot")  # for the ninth line and on
 
 
 class Curve(NamedTuple):
-    """One line of a figure: errors in percent, with the range over seeds; a run or group has one look."""
+    """One line of a figure: errors in percent, with the standard deviation over runs around their mean.
+
+    A run or group has one look; ``runs`` is how many the mean is over.
+    """
 
     label: str
     split: str
@@ -35,12 +40,13 @@ class Curve(NamedTuple):
     high: list[float]
     colour: str
     style: str
+    runs: int
 
 
 def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
     """Return a training and a validation curve of every run or group, and where a group's end early, in words.
 
-    A group's curve is its mean, with its range.
+    A group's curve is its mean with its deviation, as in its table.
 
     Args:
         tables: whose rows are drawn; runs of two tables never share a curve.
@@ -48,10 +54,9 @@ def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
     """
     found: list[Curve] = []
     notes: list[str] = []
-    titles = _short([table.title for table in tables])
-    rows = [(title, group) for title, table in zip(titles, tables, strict=True) for group in table.groups]
-    for number, (title, group) in enumerate(rows):
-        label, count = f"{group.label} ({title})" if title else group.label, len(group.runs)
+    groups = [group for table in tables for group in table.groups]
+    for number, (label, group) in enumerate(zip(labels(tables), groups, strict=True)):
+        count = len(group.runs)
         look = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         for split in ("train", "val"):
             lines = [points for run in group.runs if (points := _points(run, f"{split}/top1", over))]
@@ -61,16 +66,16 @@ def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
                 end = f"ends at {over} {shared[-1]:g}" if shared else "is missing"
                 notes.append(f"{label}: the curve of {len(lines)} of its {count} runs {end}, as the shortest of them")
             if shared:
-                errors = [[line[place] for line in lines] for place in shared]
-                mean, low, high = [statistics.fmean(e) for e in errors], list(map(min, errors)), list(map(max, errors))
-                found.append(Curve(label, split, shared, mean, low, high, *look))
+                found.append(_curve(label, split, {place: [line[place] for line in lines] for place in shared}, look))
     return found, notes
 
 
-def _short(titles: Sequence[str]) -> list[str]:
-    """Return what tells titles apart, of one alone nothing."""
-    words = [re.split(r", | (?=\()", title) for title in titles]
-    return [", ".join(word for word in own if not all(word in other for other in words)) for own in words]
+def _curve(label: str, split: str, errors: Mapping[float, list[float]], look: tuple[str, str]) -> Curve:
+    """Return the curve of the errors that runs have at each place."""
+    found = [statistic(values, len(values)) for values in errors.values()]
+    low = [each.mean - (each.deviation or 0.0) for each in found]
+    high = [each.mean + (each.deviation or 0.0) for each in found]
+    return Curve(label, split, [*errors], [each.mean for each in found], low, high, *look, found[0].n)
 
 
 def _points(run: RunRecord, name: str, over: str) -> dict[float, float]:
@@ -88,10 +93,12 @@ def _place(run: RunRecord, row: dict[str, float], over: str) -> float | None:
     return row["step"] * batch if isinstance(batch, int) and "step" in row else None
 
 
-def legend(lines: Sequence[Curve]) -> str:
-    """Return what lines and areas mean."""
-    band = ", area: range over runs" if any(line.low != line.high for line in lines) else ""
-    return f"thin: training, bold: validation{band}"
+def legend(lines: Sequence[Curve]) -> list[str]:
+    """Return what lines and bands mean."""
+    counts = sorted({line.runs for line in lines if line.runs > 1})
+    over = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
+    band = [f"band: ± standard deviation over {over} runs"] if counts else []
+    return ["thin: training", "bold: validation", *band]
 
 
 def check_suffix(path: Path) -> None:
@@ -100,8 +107,8 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"--plot {path} is no picture; allowed: {', '.join(SUFFIXES)}")
 
 
-def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
-    """Write a figure of curves.
+def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str, title: str = "") -> None:
+    """Write a figure of curves, whose names stand beside it.
 
     Raises:
         UserError: the file's kind is unknown, it cannot be written, or there is no curve.
@@ -114,17 +121,7 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
     mpl.use("agg")
     from matplotlib import pyplot
 
-    labels = {line.label for line in lines}
-    beside = len(labels) > MOST_INSIDE
-    size = (7 + 0.08 * max(map(len, labels)), max(4.5, 0.2 * len(labels))) if beside else (7, 4.5)
-    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-    _draw(axes, lines)
-    _scale(axes, log=log, over=over)
-    names = {"title": legend(lines), "fontsize": "small", "title_fontsize": "small"}
-    if beside:
-        figure.legend(loc="outside right upper", **names)
-    else:
-        axes.legend(**names)
+    figure = draw(lines, log=log, over=over, title=title)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=150)
     pyplot.close(figure)
@@ -134,29 +131,60 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _draw(axes: Any, lines: Sequence[Curve]) -> None:
-    """Draw curves with their ranges, each run's or group's name once."""
+def draw(lines: Sequence[Curve], *, log: bool, over: str, title: str = "") -> Any:
+    """Return matplotlib's figure of curves, which grows by the legend beside its axes."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(layout="constrained")
+    _draw(axes, lines, log=log)
+    _scale(axes, lines, log=log, over=over)
+    axes.set_title(_wrapped(title, 80), fontsize="small")
+    names = figure.legend(
+        title="\n".join(legend(lines)),
+        loc="outside right upper",
+        fontsize="small",
+        title_fontsize="small",
+        alignment="left",
+        ncols=math.ceil(sum(_wrapped(label).count("\n") + 1 for label in {line.label for line in lines}) / ROWS),
+    )
+    box = names.get_window_extent()
+    figure.set_size_inches(WIDTH + box.width / figure.dpi, max(HEIGHT, box.height / figure.dpi + 0.3))
+    return figure
+
+
+def _draw(axes: Any, lines: Sequence[Curve], *, log: bool) -> None:
+    """Draw curves with their bands, each run's or group's name once."""
     validated = {line.label for line in lines if line.split == "val"}
+    least = LEAST if log else -math.inf
     for line in lines:
         bold = line.split == "val"
-        name = _literal(line.label) if bold or line.label not in validated else None
+        name = _wrapped(line.label) if bold or line.label not in validated else None
         axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
         if line.low != line.high:
-            axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
+            low = [max(value, least) for value in line.low]
+            axes.fill_between(line.x, low, line.high, color=line.colour, alpha=0.15, linewidth=0)
 
 
-def _scale(axes: Any, *, log: bool, over: str) -> None:
+def _scale(axes: Any, lines: Sequence[Curve], *, log: bool, over: str) -> None:
+    """Label the axes, the vertical one from no less than 0, or on a logarithmic one from below the lowest curve."""
     from matplotlib import ticker
 
     axes.set(xlabel=AXES[over], ylabel="top-1 error (%)")
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    if log:
-        axes.set_yscale("log", nonpositive="mask")  # no line down to an error of 0
-        axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
-        axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
+    if not log:
+        axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
+        return
+    axes.set_yscale("log", nonpositive="mask")  # no line down to an error of 0
+    low = min((y for line in lines for y in line.y if y > 0), default=1) / 2
+    high = max(2 * low, *(y for line in lines for y in line.high))
+    axes.set_ylim(low, 1.1 * high)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if high > 10 * low else ticker.AutoLocator())
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _literal(label: str) -> str:
-    """Return a label without what matplotlib takes for mathematics, or for a name that is not shown."""
-    return label.replace("$", r"\$") if not label.startswith("_") else " " + label.replace("$", r"\$")
+def _wrapped(text: str, letters: int = 40) -> str:
+    """Return words in lines, without what matplotlib takes for mathematics, or for a name that is not shown."""
+    lines = textwrap.fill(text, letters).replace("$", r"\$")
+    return " " + lines if lines.startswith("_") else lines

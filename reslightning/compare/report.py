@@ -22,6 +22,7 @@ from reslightning.files import write_atomically
 from reslightning.run import layout
 from reslightning.run.record import RunRecord
 
+LETTERS = 150  # of a legend's row
 MOST_CLASSES = 30  # a confusion matrix with more is left to its file
 
 
@@ -56,7 +57,7 @@ def write_report(
         different=differing(runs),
         scripts=scripts,
         curves=curves,
-        legend=legend(lines),
+        legend=", ".join(legend(lines)),
         evaluations=[found for table in tables if (found := _evaluation(table.groups))],
         text=text,
         number=_number,
@@ -82,13 +83,16 @@ def _option(run: RunRecord, name: str) -> str:
 def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
     """Return the figure's scripts for the page's head, and its place; nothing without curves."""
     from bokeh.embed import components
+    from bokeh.models import DataRange1d
     from bokeh.plotting import figure
     from bokeh.resources import Resources
 
     if not lines:
         return "", ""
+    low, high = min(min(line.low) for line in lines), max(max(line.high) for line in lines)
     plot = figure(
-        height=480,
+        y_range=DataRange1d(start=max(0, low - (high - low) / 20)),
+        frame_height=420,
         sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset,save",
         active_drag="box_zoom",
@@ -97,7 +101,6 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
         output_backend="canvas",
     )
     plot.toolbar.logo = None
-    labels = list(dict.fromkeys(line.label for line in lines))
     for line in lines:
         if line.low != line.high:
             plot.varea(line.x, line.low, line.high, color=line.colour, alpha=0.15, legend_label=line.label)
@@ -106,9 +109,11 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
         shown.glyph.line_dash = line.style
     plot.legend.click_policy = "hide"
     plot.legend.label_text_font_size = "9pt"
-    if len(labels) > 12:
-        plot.legend.ncols = math.ceil(len(labels) / 25)
-    plot.add_layout(plot.legend[0], "right" if len(labels) <= 12 else "below")
+    plot.legend.ncols = max(1, LETTERS // max(len(line.label) for line in lines))
+    plot.legend.spacing = 12
+    plot.legend.location = "left"
+    plot.legend.stylesheets = [".bk-label { white-space: normal; overflow-wrap: anywhere; max-width: 1000px; }"]
+    plot.add_layout(plot.legend[0], "below")
     script, place = components(plot)
     return Resources(mode="inline", components=["bokeh"]).render() + script, place
 

@@ -175,8 +175,7 @@ class Listing:
         if place == STDIN:
             return "standard input is empty\nSend a picture's bytes, or a path a line."
         there = f"\n{note}" if (note := self.note()) else ""
-        run = "\nIt is a run: give it as --run_dir." if (Path(place).expanduser() / "config.yaml").is_file() else ""
-        return f"no pictures in {printable(place)}{there}{run}\nGive pictures, or folders, tars or lists of some."
+        return f"no pictures in {printable(place)}{there}\nGive pictures, or folders, tars or lists of some."
 
 
 def _kind(path: Path) -> str:

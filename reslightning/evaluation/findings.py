@@ -33,7 +33,7 @@ class Findings(Callback):
         if not trainer.is_global_zero or not isinstance(samples, Tensor):
             return
         try:
-            write_findings(samples, trainer.datamodule, self.folder, pl_module.arch)  # type: ignore[attr-defined]
+            write_findings(samples, trainer.datamodule, self.folder, str(pl_module.hparams["arch"]))  # type: ignore[attr-defined]
         except OSError as error:
             raise TrainingError(
                 f"the training is whole, but its findings could not be made in {self.folder}: {error}\n"
@@ -57,9 +57,10 @@ def write_findings(samples: Tensor, data: DataModule, folder: Path, arch: str) -
     sheets = ((layout.WORST, "worst", "largest", by_loss.flip(0)), (layout.SUREST, "surest", "smallest", by_loss))
     for name, what, size, shown in sheets:
         cells = _cells(shown[:SHOWN], data, names)
+        wrong = sum(cell.wrong for cell in cells)
         title = (
             f"{arch} on {type(data).__name__}: the {len(cells)} {what} of {len(samples):,} validation images, those of "
-            f"the {size} loss\n{sum(cell.wrong for cell in cells)} of them are wrong: framed, with a ✗"
+            f"the {size} loss\nwrong: {wrong}{', framed and marked ✗' if wrong else ''}"
         )
         content = io.BytesIO()
         sheet(cells, title).save(content, "PNG")

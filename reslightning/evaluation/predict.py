@@ -19,6 +19,7 @@ from reslightning.data.base import DataModule
 from reslightning.data.registry import Split
 from reslightning.evaluation.answers import Answers
 from reslightning.files import printable, written
+from reslightning.train.evaluator import probabilities
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -73,9 +74,9 @@ class Keeper(Callback):
         self._keep(outputs)
 
     def _keep(self, outputs: Any) -> None:
-        """Keep a batch's indices [B], labels [B] and probabilities [B, num_classes], float64."""
-        found = outputs["index"], outputs["label"], outputs["logits"].double().softmax(1)
-        self._batches.append(tuple(value.cpu() for value in found))
+        """Keep a batch's indices [B], labels [B] and probabilities [B, num_classes]."""
+        index, labels = outputs["index"].cpu(), outputs["label"].cpu()
+        self._batches.append((index, labels, probabilities(outputs["logits"]).cpu()))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather what all processes kept."""

@@ -39,22 +39,19 @@ def build_model(
     Parameter names and shapes are torchvision's, so state dicts go both ways unchanged.
 
     Args:
-        arch: a name of ``list_architectures()``, or resnetD or plainD with D = 6n + 2; for VGG and GoogLeNet see
-            ``borrow``.
+        arch: a name of ``list_architectures()`` (see ``borrow`` for torchvision's), or resnetD or plainD, D = 6n + 2.
         num_classes: outputs of the final layer (1000 for ImageNet's networks, 10 for CIFAR's).
         shortcut: A (identity with zero padding), B (projection where the shape changes) or
             C (projections everywhere); arXiv:1512.03385, Sec. 4.1.
         version: v1 (stride in a bottleneck's first 1x1 convolution), v1.5 (in its 3x3) or
             v2 (pre-activation, arXiv:1603.05027).
-        weights: where to load weights from, see ``load_weights``; None initialises as He et al. do
-            (arXiv:1502.01852).
+        weights: where they are, see ``load_weights``; None initialises as He et al. do (arXiv:1502.01852).
         zero_init_residual: start the last scale of every block at zero, so that blocks start as
             identities (arXiv:1706.02677, Sec. 5.1).
-        features: leave out the final layer, once there are weights.
+        features: leave out the final layer: what is returned gives the vectors [B, D] of the last pooling.
 
     Returns:
-        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes], or to features [B, D],
-        the vectors of the last pooling.
+        A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes].
 
     Raises:
         UserError: an unknown name or option, or weights that do not fit.
@@ -64,11 +61,11 @@ def build_model(
     classes = network.num_classes if num_classes is None else num_classes
     if zero_init_residual and network.shortcut is None:
         raise UserError(f"zero_init_residual needs shortcuts, to pass by what starts at zero, and {arch} has none")
-    model: nn.Module = (
-        ResNet(network, num_classes=classes, zero_init_residual=zero_init_residual)
-        if isinstance(network, Architecture)
-        else borrow(arch, classes)
-    )
+    model: nn.Module
+    if isinstance(network, Architecture):
+        model = ResNet(network, num_classes=classes, zero_init_residual=zero_init_residual)
+    else:
+        model = borrow(arch, classes)
     if weights is not None:
         load_weights(model, str(weights), arch, shortcut=shortcut, version=version)
     return without_head(model) if features else model

@@ -30,6 +30,11 @@ def counted(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Return the softmax of logits [B, num_classes], in float64 where the device has that."""
+    return logits.to(accumulator(logits.device)).softmax(1)
+
+
 class _Ends(Callback):
     """Ends the module's epochs before other callbacks look, which Lightning asks before the module."""
 
@@ -140,10 +145,10 @@ class Evaluator(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Return probabilities [B, num_classes], with labels [B] and indices [B] where the loader gives them."""
         if isinstance(batch, Tensor):
-            return {"probability": self.evaluated(batch).softmax(1)}
+            return {"probability": probabilities(self.evaluated(batch))}
         images, labels, indices = unpack(batch, self.num_classes)
         found = {} if indices is None else {"index": indices}
-        return found | {"label": labels, "probability": self.evaluated(images).softmax(1)}
+        return found | {"label": labels, "probability": probabilities(self.evaluated(images))}
 
     def _evaluate(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         self._require_trainer()

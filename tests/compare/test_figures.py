@@ -1,14 +1,19 @@
-"""Figures and the page: curves with their range, and what the best run's validation left."""
+"""Figures and the page: curves with their bands, legends over none, and what the best run's validation left."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
+from matplotlib.transforms import Bbox
 
+from reslightning.compare.columns import COLUMNS
+from reslightning.compare.figures import curves, draw, legend
 from reslightning.compare.groups import Group, Table
 from reslightning.run.record import RunRecord
 from tests.commands.test_compare import made
@@ -56,30 +61,84 @@ def test_the_page_shows_what_the_best_run_s_validation_left(cli, tmp_path):
     assert "<td>&lt;b&gt;</td>" in page
 
 
-def test_curves_are_means_with_their_range():
-    from reslightning.compare.figures import curves
+def record(name: str, errors: list[float], **facts) -> RunRecord:
+    """Return a run that had these errors, in percent."""
+    rows = [
+        {"epoch": k + 1.0, "step": 10.0 * (k + 1), "val/top1": 1 - e / 100, "train/top1": 1 - e / 50}
+        for k, e in enumerate(errors)
+    ]
+    return RunRecord(name, name, {"arch": "x", **facts}, rows)
 
-    def record(name: str, errors: list[float], batch: int) -> RunRecord:
-        rows = [{"epoch": k + 1.0, "step": 10.0 * (k + 1), "val/top1": 1 - e / 100} for k, e in enumerate(errors)]
-        return RunRecord(name, name, {"arch": "x", "options": {"data.batch_size": batch}}, rows)
 
-    runs = [record("a", [50, 20, 10], 4), record("b", [40, 30], 4)]
-    ((curve,), notes) = curves([Table("title", [Group(runs, {"arch": "x"})])], "epoch")
-    assert notes == ["x: the curve of 2 of its 2 runs ends at epoch 2, as the shortest of them"]
+def test_curves_are_means_with_their_deviation():
+    runs = [
+        record(name, errors, options={"data.batch_size": 4}) for name, errors in (("a", [50, 20, 10]), ("b", [40, 30]))
+    ]
+    ((train, curve), notes) = curves([Table("title", [Group(runs, {"arch": "x"})])], "epoch")
+    assert notes == ["arch x: the curve of 2 of its 2 runs ends at epoch 2, as the shortest of them"]
     _, notes = curves([Table("title", [Group([*runs, RunRecord("c", "c", {}, [])], {"arch": "x"})])], "epoch")
-    assert notes == ["x: the curve of 2 of its 3 runs ends at epoch 2, as the shortest of them"]
-    assert (curve.label, curve.x) == ("x", [1, 2])  # where both are
+    assert notes == ["arch x: the curve of 2 of its 3 runs ends at epoch 2, as the shortest of them"]
+    assert (curve.label, curve.x, curve.runs) == ("arch x", [1, 2], 2)  # where both are
     assert curve.y == pytest.approx([45, 25])
-    assert curve.low == pytest.approx([40, 20])
-    assert curve.high == pytest.approx([50, 30])
-    tables = [Table("one, same", [Group(runs[:1])]), Table("other, same", [Group(runs[1:])])]
-    (first, second), _ = curves(tables, "samples")
+    assert curve.low == pytest.approx([45 - 50**0.5, 25 - 50**0.5])
+    assert curve.high == pytest.approx([45 + 50**0.5, 25 + 50**0.5])
+    assert (train.split, train.colour, train.style) == ("train", curve.colour, curve.style)
+    (first, _, second, _), _ = curves(
+        [Table("one, same", [Group(runs[:1])]), Table("other, same", [Group(runs[1:])])], "samples"
+    )
     assert first.x == [40, 80, 120]
-    assert (first.label, second.label) == ("a (one)", "b (other)")
-    tables = [Table("A, x (5 images)", [Group(runs[:1])]), Table("B, x (5 images)", [Group(runs[1:])])]
-    (first, _), _ = curves(tables, "epoch")
-    assert first.label == "a (A)"
     assert first.colour != second.colour
+
+
+def test_bands_are_what_the_table_says():
+    runs = [record(name, [90, error]) for name, error in (("a", 9.5), ("b", 8.25), ("c", 8.5))]
+    group, alone = Group(runs, {"arch": "x"}), Group(runs[:1], {"arch": "y"})
+    said = group.value(COLUMNS["top1"])
+    lines, _ = curves([Table("title", [group, alone])], "epoch")
+    band, single = (line for line in lines if line.split == "val")
+    assert band.y[-1] == said.mean
+    assert band.high[-1] == said.mean + said.deviation
+    assert band.low[-1] == said.mean - said.deviation
+    assert single.low == single.y == single.high
+    assert legend(lines) == ["thin: training", "bold: validation", "band: ± standard deviation over 3 runs"]
+    assert legend([line for line in lines if line.runs == 1]) == ["thin: training", "bold: validation"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("count", [1, 6, 24, 100])
+def test_a_legend_lies_over_no_curve(count, log):
+    """Whatever there is to say: all is within the figure, and the axes stay large."""
+    errors = [[100 * 0.9**k, 50, 20, 5 + k, k] for k in range(count)]
+    options = [{f"model.{'long' * 5}": k, "model.weights": "/folder" * 20} for k in range(count)]
+    groups = [
+        Group([record(f"{k}-{s}", [e + s for e in errors[k]], options=options[k], seed=s) for s in range(1 + k % 3)])
+        for k in range(count)
+    ]
+    lines, _ = curves([Table("title", groups)], "epoch")
+    figure = draw(lines, log=log, over="epoch", title="a title of many words " * 10)
+    figure.draw_without_rendering()
+    (axes,), (names,) = figure.axes, figure.legends
+    box, paper, plotted = names.get_window_extent(), figure.bbox, axes.get_window_extent()
+    drawn = [text.get_text() for text in names.get_texts()]
+    assert len(set(drawn)) == len(drawn) == count
+    for artist in (*axes.lines, *axes.collections):
+        inside = Bbox.intersection(artist.get_window_extent(), plotted)
+        assert inside is not None
+        assert Bbox.intersection(inside, box) is None
+    for shown in (box, axes.get_tightbbox(), axes.title.get_window_extent()):
+        assert paper.x0 <= shown.x0 < shown.x1 <= paper.x1
+        assert paper.y0 <= shown.y0 < shown.y1 <= paper.y1
+    assert plotted.width >= 5.5 * figure.dpi
+    assert plotted.height >= 3 * figure.dpi
+    ticks = sorted(
+        (label.get_window_extent().y0, label.get_window_extent().y1)
+        for label in axes.get_yticklabels()
+        if plotted.y0 <= label.get_window_extent().y0 <= plotted.y1
+    )
+    assert len(ticks) >= 2
+    assert all(upper[0] > lower[1] for lower, upper in itertools.pairwise(ticks))
+    assert axes.get_ylim()[0] >= 0
+    pyplot.close(figure)
 
 
 @pytest.mark.slow

@@ -87,10 +87,10 @@ def test_a_page_of_six(cli, page, tmp_path):
 
     assert visible() == 12
     before = shown_range()
-    box = page.locator("canvas").first.bounding_box()
     page.locator(".bk-item").first.click()
     page.wait_for_timeout(200)
     assert visible() == 10  # a run's two curves
+    box = page.locator("canvas").first.bounding_box()  # where the click scrolled it
     page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3)
     page.evaluate(
         "(() => { const p = Bokeh.documents[0].roots()[0]; "
@@ -113,3 +113,23 @@ def test_a_page_of_a_hundred(cli, page, tmp_path):
     print(f"{size:.1f} MB, first paint {paint:.2f} s, drawn {drawn:.2f} s")
     assert paint < 3
     assert len(column(page, 1)) == 100
+
+
+@pytest.mark.parametrize("count", [1, 24])
+def test_a_legend_takes_nothing_from_the_curves(cli, page, tmp_path, count):
+    """Its names are whole, below the axes, also long ones and many."""
+    for number in range(count):
+        options = {"model.weights": f"/folder{number}" * 30 if number % 2 else "short", "model.optim.lr": number}
+        made(tmp_path / "runs", str(number), options=options)
+    assert cli("compare runs --html page.html").status == 0
+    opened(page, Path("page.html"))
+    plot = "Bokeh.documents[0].roots()[0]"
+    assert page.evaluate(f"{plot}.inner_height") == 420
+    assert page.evaluate(f"{plot}.inner_width") > 1000
+    top = page.locator("canvas").first.bounding_box()["y"]
+    boxes = [item.bounding_box() for item in page.locator(".bk-item").all()]
+    assert len(boxes) == count
+    for box in boxes:
+        assert box["y"] > top + 420
+        assert box["x"] > 0
+        assert box["x"] + box["width"] < 1250

@@ -85,6 +85,11 @@ DOORS = (
     *(f"{command} --model.weights run" for command in ("fit", "test")),
     "fit -c run/config.yaml --trainer.max_epochs 4 --ckpt_path run/checkpoints/last.ckpt",
 )
+OF_PICTURES = (
+    *(f"predict a.png {where}" for where in ("--model.weights w.ckpt", "--model.weights run", "--run_dir run")),
+    "predict a.png --run_dir run --ckpt_path w.ckpt",
+    "average run/checkpoints/last.ckpt w.ckpt --to o.ckpt",
+)
 
 
 def test_no_door_of_the_command_line_executes(cli, finished, tmp_path):
@@ -95,8 +100,8 @@ def test_no_door_of_the_command_line_executes(cli, finished, tmp_path):
         torch.save(content | {"args": args}, file)
     summary = (tmp_path / "run" / "summary.json").read_text()
     (tmp_path / "run" / "summary.json").write_text(summary.replace('"finished"', '"interrupted"'))
-    for door in DOORS:
-        done = cli(door if " -c " in door else f"{door} {SMALL}")
+    for door in (*DOORS, *OF_PICTURES):
+        done = cli(door if " -c " in door or door in OF_PICTURES else f"{door} {SMALL}")
         assert done.status == 2, (door, done.out, done.err)
         assert "holds pickled objects besides tensors" in done.err, (door, done.err)
         assert not list(tmp_path.rglob("executed")), door
