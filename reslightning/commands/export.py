@@ -68,7 +68,7 @@ def _print(report: Mapping[str, Any], to: Path) -> None:
     for line in report["trained"].get("assumed", ()):
         print(f"{line}\n")
     rows = [
-        (row["file"], f"{row['bytes']:,} bytes", f"{row['of']} differ by at most {row['difference']:.1e}")
+        (row["file"], f"{row['bytes']:,} bytes", f"{row['of']} differ by at most {row['difference']:.2g}")
         for row in report["files"]
     ]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=("left", "right", "left")))

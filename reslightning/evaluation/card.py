@@ -14,7 +14,7 @@ from reslightning.evaluation.trained import Trained
 from reslightning.files import printable
 from reslightning.run.summary import error_percent
 
-SHOWN = 20  # classes
+SHOWN = 10  # classes
 PARTS = {"train": "training images that were held out", "held-out": "training images that were held out"}
 PARTS |= {"val": "validation images", "test": "test images"}
 
@@ -103,8 +103,8 @@ def _input(facts: Mapping[str, Any], size: int) -> Iterator[str]:
     sizes, known = facts.get("sizes") or {}, facts.get("normalisation")
     yield "- It is read as RGB, in this order of the channels."
     if sizes.get("eval_resize"):
-        upright = facts.get("exif_orientation")
-        yield f"- It is {'turned upright as' if upright else 'not turned, whatever'} its EXIF data says."
+        if (upright := facts.get("exif_orientation")) is not None:
+            yield f"- It is {'turned upright as' if upright else 'not turned, whatever'} its EXIF data says."
         yield (
             f"- Its shorter side is scaled to {sizes['eval_resize']} pixels ({sizes['interpolation']}, with "
             f"antialiasing), and of that the middle {sizes['eval_size']} x {sizes['eval_size']} is taken."
@@ -124,7 +124,7 @@ def _input(facts: Mapping[str, Any], size: int) -> Iterator[str]:
 
 
 def _file(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["file"], f"{row['bytes']:,}", f"{row['difference']:.1e} of {row['of']}"
+    return row["file"], f"{row['bytes']:,}", f"{row['difference']:.2g} of {row['of']}"
 
 
 def _about(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -135,7 +135,7 @@ def _about(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         if torchvision_call(network):
             return "A state dict, by torchvision alone."
         return f"A state dict. Torchvision has no such network as this {network['arch']}: reslightning builds it."
-    inside = "It normalises images in [0, 1] itself. " if report["normalise"] else ""
+    inside = "It takes images in [0, 1], and normalises them itself. " if report["normalise"] else ""
     inside += "It answers with probabilities. " if report["softmax"] else ""
     by = "By onnxruntime alone" if row["format"] == "onnx" else "By torch alone"
     return f"{inside}{by}, for any number of images."
