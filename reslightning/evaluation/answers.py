@@ -69,7 +69,7 @@ class Answers:
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Write them as ``write`` does: the file lies there once the block, which may write what belongs to it, ends."""
+        """Write them as ``write`` does, once the block ends, which may write what belongs to it."""
         arrays = {
             "names": self.names,
             "labels": self.labels,

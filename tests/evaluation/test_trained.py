@@ -51,7 +51,8 @@ def test_the_pictures_probabilities_are_the_reference_s_however_they_are_made(cl
             assert cli(line).status == 0
         else:
             several = process(line)
-            assert several.wait() == 0
+            several.communicate()
+            assert several.returncode == 0
         for evaluation, answer in enumerate(wanted):
             found = answers(tmp_path / f"note{number}", evaluation)
             assert len(found.argmax(1).unique()) >= 5
