@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from reslightning.data.digits import Digits
+from reslightning.data.folder import ImageFolder
 from reslightning.data.memory import InMemory
+from reslightning.data.options import keep
 
 
 class Thumbnails(Digits):
@@ -32,3 +34,14 @@ class Uneven(InMemory):
         images = random.integers(0, 160, (len(labels), 3, 8, 8), dtype=np.uint8)
         images[:, 0] += (labels * 13).astype(np.uint8)[:, None, None]
         return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+class Batches(ImageFolder):
+    """Image files that are evaluated ``at_a_time``, which is no option of theirs."""
+
+    def __init__(self, at_a_time: int = 64, **options) -> None:
+        super().__init__(**options)
+        keep(self, locals())
+
+    def evaluation_batch_size(self, devices: int, accumulated: int) -> int:
+        return self.at_a_time

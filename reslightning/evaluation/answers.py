@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ class Answers:
         Raises:
             UserError: the file cannot be written.
         """
+        with self.writing(path):
+            pass
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Write them as ``write`` does, once the block ends, which may write what belongs to it."""
         arrays = {
             "names": self.names,
             "labels": self.labels,
@@ -72,6 +79,7 @@ class Answers:
         }
         with written(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+            yield
 
     @classmethod
     def read(cls, path: Path) -> Answers:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,18 @@ def evaluate(
             made = protocol.facts(data) | _facts(trainer, model, data, content, weights, images)
             found = {"split": split, **made, **_found(model, data, split)}
             _say(model, data, split, found, content)
-            path = _record(run, found, say_differences(run, data, trained, config)) if run else None
-            if save:
-                _save(keeper.answers(data, split, made), save, path)
+            lines = say_differences(run, data, trained, config) if run else []
+            record = _place(run, found, lines) if run else None
+            with _saved(keeper.answers(data, split, made), save, record) if save else contextlib.nullcontext():
+                if run and record:
+                    _record(run, found, lines, record)
 
 
-def _save(answers: Answers, save: str | bool, record: Path | None) -> None:
+@contextlib.contextmanager
+def _saved(answers: Answers, save: str | bool, record: Path | None) -> Iterator[None]:
     path = Path(save).expanduser() if isinstance(save, str) else record.with_suffix(SUFFIX)  # type: ignore[union-attr]
-    answers.write(path)
+    with answers.writing(path):
+        yield
     print(f"  every image's probabilities written to {path}")
 
 
@@ -129,17 +134,19 @@ def _keeper(save: str | bool | None, run: Run | None, evaluations: int) -> Keepe
     return Keeper()
 
 
-def _record(run: Run, facts: Mapping[str, Any], lines: Sequence[str]) -> Path:
+def _place(run: Run, facts: Mapping[str, Any], lines: Sequence[str]) -> Path:
+    statistics = f"-recalibrated-{facts['recalibrated']}" if facts["recalibrated"] else ""
+    stem = file_name(facts["split"], facts["protocol"] + statistics, facts["images"], lines)
+    return run.evaluations / f"{stem}.json"
+
+
+def _record(run: Run, facts: Mapping[str, Any], lines: Sequence[str], path: Path) -> None:
     if mixed := mixed_code(run.summary):
         print(f"  {mixed}")
     record = {"format": 1, **facts, "differences": lines, "mixed_code": mixed}
-    statistics = f"-recalibrated-{facts['recalibrated']}" if facts["recalibrated"] else ""
-    stem = file_name(facts["split"], facts["protocol"] + statistics, facts["images"], lines)
-    path = run.evaluations / f"{stem}.json"
     with written(path) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
     print(f"  written to {path}")
-    return path
 
 
 def say_differences(

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -113,6 +116,35 @@ def test_a_place_that_cannot_be_is_said_before_anything_is_evaluated(cli, three,
     assert found.status == 2
     assert said in found.err
     assert "error" not in found.out
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("reslightning.train.evaluator.Evaluator.test_step", "--save"),
+        ("reslightning.evaluation.recalibrate._Statistics._look", "--recalibrate 512 --save"),
+        ("numpy.savez", "--save"),
+        ("json.dumps", "--save"),
+    ],
+)
+def test_an_evaluation_that_is_stopped_leaves_nothing(cli, three, tmp_path, monkeypatch, name, place, options):
+    run = shutil.copytree(three(cli)[0], tmp_path / "run")
+    before = contents(run)
+
+    def struck(*given, **named):
+        os.kill(os.getpid(), signal.Signals[name])
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(place, struck)
+    found = cli(f"test --run_dir {run} {options}")
+    assert found.status == {"SIGTERM": 75, "SIGINT": 130}[name], found.err
+    assert "Traceback" not in found.err
+    assert contents(run) == before
 
 
 def test_what_has_no_place_is_refused(cli, three, tmp_path):

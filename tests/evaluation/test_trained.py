@@ -1,5 +1,6 @@
 """Every protocol on a network that was trained, over 64 of ImageNet's own pictures: minutes of work."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from torchvision.models import resnet18
 from tests import images
 from tests.conftest import SHARED, checkpoint, process
 from tests.evaluation.test_protocols import LINE, answers, close, expected, folder, noted, opened
-from tests.ranks import TWO
 
 CLASSES = tuple("abcdefghij")  # as many as the network knows, and others: what is compared is what it answers
 NAMES = ("center", "flip", "ten-crop", "dense")
@@ -38,21 +38,42 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_pictures_probabilities_are_the_reference_s_wherever_they_are_made(cli, trained, pictures, tmp_path):
+def test_the_pictures_probabilities_are_the_reference_s_however_they_are_made(cli, trained, pictures, tmp_path):
     network, weights = trained(cli)
     tree = folder(tmp_path / "tree", pictures, CLASSES)
     tars = images.tar(tree, tmp_path / "tars" / "all.tar").parent
-    line = f"{LINE} {weights} --protocol {','.join(NAMES)}"
-    assert cli(f"{line} --data.root {tree} {noted(tmp_path / 'one')}").status == 0
-    two = process(f"{line} --data.root {tars} {noted(tmp_path / 'two')} --data.num_workers 2 {TWO}")
-    two.communicate()
-    assert two.returncode == 0
-    for number, name in enumerate(NAMES):
-        wanted = expected(network, opened(tree), name)
-        for file in (tmp_path / "one", tmp_path / "two"):
-            found = answers(file, number)
+    wanted = [expected(network, opened(tree), name) for name in NAMES]
+    for number, (processes, workers, batch, root) in enumerate(settings(tree, tars)):
+        line = f"{LINE.replace('ImageFolder', 'tests.small.Batches')} {weights} --protocol {','.join(NAMES)}"
+        line += f" --data.root {root} --data.at_a_time {batch} --data.num_workers {workers}"
+        line += f" --trainer.devices {processes} --trainer.accelerator cpu {noted(tmp_path / f'note{number}')}"
+        if processes == 1:
+            assert cli(line).status == 0
+        else:
+            several = process(line)
+            several.communicate()
+            assert several.returncode == 0
+        for evaluation, answer in enumerate(wanted):
+            found = answers(tmp_path / f"note{number}", evaluation)
             assert len(found.argmax(1).unique()) >= 5
-            close(found, wanted)
-    few = folder(tmp_path / "few", pictures[:10], CLASSES)
-    assert cli(f"{LINE} {weights} --data.root {few} --protocol multi-scale {noted(tmp_path / 'five')}").status == 0
-    close(answers(tmp_path / "five"), expected(network, opened(few), "multi-scale"))
+            close(found, answer)
+
+
+def settings(tree: Path, tars: Path) -> list[tuple[int, int, int, Path]]:
+    """Processes, workers, batch and source, each value of one with each of every other."""
+    rows = [(1, 0, 1, tree), (2, 2, 1, tars), (1, 2, 7, tars), (2, 0, 7, tree), (1, 0, 64, tars), (2, 2, 64, tree)]
+    columns = list(zip(*rows, strict=True))
+    for one, other in itertools.combinations(columns, 2):
+        assert set(zip(one, other, strict=True)) == set(itertools.product(one, other))
+    return rows
+
+
+@pytest.mark.slow
+def test_five_scales_are_the_reference_s(cli, trained, pictures, tmp_path):
+    network, weights = trained(cli)
+    tree = folder(tmp_path / "tree", pictures, CLASSES)
+    line = f"{LINE} {weights} --data.root {tree} --data.num_workers 2 --protocol multi-scale {noted(tmp_path / 'five')}"
+    assert cli(line).status == 0
+    found = answers(tmp_path / "five")
+    assert len(found.argmax(1).unique()) >= 5
+    close(found, expected(network, opened(tree), "multi-scale"))
