@@ -206,10 +206,11 @@ def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Lis
         "eval_size": model.eval_size or model.image_size,
         "eval_interpolation": model.interpolation,
         # Of images in memory no training says how files are turned.
-        "exif_orientation": run.summary.get("exif_orientation", False) if run and model.eval_resize else True,
+        "exif_orientation": model.exif_orientation if model.eval_resize else True,
     }
     given = {name: value for name, value in vars(args.data).items() if value is not None}
     options = {name: value for name, value in known.items() if value is not None} | given
+    options.setdefault("exif_orientation", not run)  # runs that do not say it are of before there was a choice
     return Pictures(listing, names, model.eval_resize is None, batch_size=int(args.batch_size), **options)
 
 

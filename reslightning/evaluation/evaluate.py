@@ -72,9 +72,9 @@ def evaluate(
         trained: the configuration that the weights were trained with, if known.
     """
     keeper = _keeper(save, run, max(len(protocols), 1))
+    trainer.callbacks += [keeper] if save else []  # type: ignore[attr-defined]
     _ready(model, data, split, protocols, content, weights, trained if run else None)
     recalibrate(trainer, model, data, images)
-    trainer.callbacks += [keeper] if save else []  # type: ignore[attr-defined]
     for protocol in protocols or [as_trained(model)]:
         protocol.begin(model, data)
         (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
@@ -83,17 +83,19 @@ def evaluate(
             found = {"split": split, **made, **_found(model, data, split)}
             _say(model, data, split, found, content)
             lines = say_differences(run, data, trained, config) if run else []
-            record = _place(run, found, lines) if run else None
-            with _saved(keeper.answers(data, split, made), save, record) if save else contextlib.nullcontext():
-                if run and record:
-                    _record(run, found, lines, record)
+            with _saving(keeper.answers(data, split, made) if save else None, save, _place(run, found, lines)) as path:
+                _record(run, found, lines, path)
 
 
 @contextlib.contextmanager
-def _saved(answers: Answers, save: str | bool, record: Path | None) -> Iterator[None]:
+def _saving(answers: Answers | None, save: str | bool | None, record: Path | None) -> Iterator[Path | None]:
+    """Write answers, if there are any, together with the record that the block writes to its place, if there is one."""
+    if not answers:
+        yield record
+        return
     path = Path(save).expanduser() if isinstance(save, str) else record.with_suffix(SUFFIX)  # type: ignore[union-attr]
     with answers.writing(path):
-        yield
+        yield record
     print(f"  every image's probabilities written to {path}")
 
 
@@ -134,13 +136,17 @@ def _keeper(save: str | bool | None, run: Run | None, evaluations: int) -> Keepe
     return Keeper()
 
 
-def _place(run: Run, facts: Mapping[str, Any], lines: Sequence[str]) -> Path:
+def _place(run: Run | None, facts: Mapping[str, Any], lines: Sequence[str]) -> Path | None:
+    if not run:
+        return None
     statistics = f"-recalibrated-{facts['recalibrated']}" if facts["recalibrated"] else ""
     stem = file_name(facts["split"], facts["protocol"] + statistics, facts["images"], lines)
     return run.evaluations / f"{stem}.json"
 
 
-def _record(run: Run, facts: Mapping[str, Any], lines: Sequence[str], path: Path) -> None:
+def _record(run: Run | None, facts: Mapping[str, Any], lines: Sequence[str], path: Path | None) -> None:
+    if not run or not path:
+        return
     if mixed := mixed_code(run.summary):
         print(f"  {mixed}")
     record = {"format": 1, **facts, "differences": lines, "mixed_code": mixed}

@@ -79,6 +79,7 @@ class ImageClassifier(Evaluator):
     eval_resize: int | None = None
     eval_size: int | None = None
     interpolation: str | None = None
+    exif_orientation: bool | None = None
 
     def __init__(
         self,
@@ -126,8 +127,9 @@ class ImageClassifier(Evaluator):
 
         Its weights are those of best.ckpt where validation images were held out, else of last.ckpt, and averaged ones
         where the run averages. It has ``class_names``; ``mean`` and ``std`` [3], by which images in [0, 1] are
-        normalised; and, in pixels, ``image_size``, ``eval_resize``, ``eval_size`` and ``interpolation``, see
-        ``DataModule.sizes``. What an older run does not say is None, and warned of.
+        normalised; in pixels ``image_size``, ``eval_resize``, ``eval_size`` and ``interpolation``, see
+        ``DataModule.sizes``; and ``exif_orientation``, whether files were turned upright. What an older run does not
+        say is None, and warned of.
 
         Args:
             run: the run directory.

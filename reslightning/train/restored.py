@@ -35,7 +35,8 @@ def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         known = options | ({"class_names": list(names)} if isinstance(names, tuple | list) else {}) | known
     if unknown := [name for name in SEEN if name not in known]:
         warnings.warn(f"{directory}: neither checkpoint nor config.yaml says {', '.join(unknown)}", stacklevel=5)
-    return {name: known.get(name) for name in SEEN}
+    upright = checkpoint.get("exif_orientation", summary.get("exif_orientation"))
+    return {name: known.get(name) for name in SEEN} | {"exif_orientation": upright}
 
 
 def configured(config: Path) -> DataModule | None:

@@ -34,7 +34,7 @@ NAMES = ("ü", "\x1b[31mred", "a\nb", "%s", "$NOWHERE", "-", "!!python/name:os.s
 SCENE = ("run", "run/config.yaml", "run/checkpoints/last.ckpt", "images", "images/train", "empty", "text.txt", "loop")
 PLACES = (*SCENE, "nowhere", "nowhere/x", "text.txt/x", "/proc/nowhere", "~nosuchuser/x", "out", "out.csv", "a" * 300)
 KEYS = ("top1", "arch", "model.optim.lr", "run", "nowhere", "=", "arch=resnet8", "top1<9", "seed_everything=0,1")
-A_PLACE = re.compile(r"(dir|root|path|weights|output|to|site|logs|plot|html|source|dest|runs|reference)$")
+A_PLACE = re.compile(r"(dir|root|path|weights|output|embeddings|to|site|logs|plot|html|source|dest|runs|reference)$")
 A_KEY = re.compile(r"(by|filter|sort|columns|grid|sbatch)$")
 DAMAGES = ("cut", "empty", "garbage", "gone", "folder", "loop", "fifo", "value")
 DAMAGED = ("run/config.yaml", "run/summary.json", "run/metrics.csv", "run/checkpoints/last.ckpt", "run/checkpoints")

@@ -104,7 +104,8 @@ def without_effect(case: Case, ended: Ended) -> Iterator[str]:
     if command == "fit" and runs:
         yield from trained(runs[0], last)
     if command in ("compare", "predict") and "--print_config" not in case.words:
-        places = {name: last[name] for name in ("plot", "html", "output") if last.get(name, "null") not in ("null", "")}
+        files = {name: last.get(name, "null") for name in ("plot", "html", "output", "embeddings")}
+        places = {name: place for name, place in files.items() if place not in ("null", "")}
         yield from (
             f"{n}={place} was not written" for n, place in places.items() if not (ended.folder / place).is_file()
         )
@@ -119,11 +120,13 @@ def without_effect(case: Case, ended: Ended) -> Iterator[str]:
         yield from (f"{n}={value} is not in the script" for n, value in asked.items() if value not in ended.out)
 
 
+# What a configuration has otherwise than as an option's value, or not at all.
+NO_OPTION = {"run_dir", "fresh", "output", "embeddings", "seed_everything", "data", "model", "trainer", "wandb"}
+
+
 def unlike(content: Any, name: str, value: str) -> Any:
     """Return what a configuration has for an option, None if it is what was given."""
-    if name in ("run_dir", "fresh", "output", "seed_everything", "data", "model", "trainer", "wandb") or name.endswith(
-        "+"
-    ):
+    if name in NO_OPTION or name.endswith("+"):
         return None
     place = name.replace("data.", "data.init_args.", 1) if name.startswith("data.") else name
     found = content

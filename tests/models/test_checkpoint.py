@@ -89,6 +89,7 @@ OF_PICTURES = (
     *(f"predict a.png {where}" for where in ("--model.weights w.ckpt", "--model.weights run", "--run_dir run")),
     "predict a.png --run_dir run --ckpt_path w.ckpt",
     "average run/checkpoints/last.ckpt w.ckpt --to o.ckpt",
+    *(f"export {source} --to d" for source in ("run", "w.ckpt")),
 )
 
 
