@@ -82,7 +82,7 @@ def _records(run: RunRecord) -> dict[str, dict[str, Any]]:
 def _evaluated(run: RunRecord, record: Mapping[str, Any], name: str) -> Evaluated:
     split = record.get("split")
     metrics = {key: value for key, value in record["metrics"].items() if is_number(value)}
-    facts: dict[str, Any] = {**run.summary, "protocol": record["protocol"]}
+    facts: dict[str, Any] = {**run.summary, "protocol": record["protocol"], "recalibrated": record.get("recalibrated")}
     facts["dataset"] = record.get("dataset", facts.get("dataset"))
     if split == "test" and facts.get("val_source") == "held-out":
         facts |= {"val_source": "test", "val_part": record.get("part")}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from reslightning.compare.columns import COLUMNS, Column, Over, Value, differing
 from reslightning.run.record import RunRecord
-from reslightning.run.summary import validated_on
+from reslightning.run.summary import is_number, validated_on
 
 
 class Section(NamedTuple):
@@ -48,6 +48,8 @@ def _validation(run: RunRecord) -> str:
     count = run.validated.get("val/n_samples") or (facts.get("n_samples") or {}).get("val")
     number = f" ({int(count):,} images)" if isinstance(count, int | float) and math.isfinite(count) else ""
     images = validated_on(str(source), facts.get("val_part"))
+    if is_number(over := facts.get("recalibrated")):
+        protocol = f"{protocol} with batch statistics over {over:,} training images"
     return f"{data}{classes}, {protocol}, validated on {images}{number}"
 
 

@@ -67,6 +67,17 @@ def test_several_evaluations_of_a_run_are_told_apart(cli, tmp_path):
     assert "a (test-ten-crop-other-123456) differs from the run: trainer.precision: None there, bf16 given" in said
 
 
+def test_recalibrated_networks_stand_in_a_table_of_their_own_beside_the_same_published_results(cli, tmp_path):
+    run = made(tmp_path / "runs", "a", top1=0.75, **NETWORK)
+    evaluation(run, "test-ten-crop", 0.77)
+    evaluation(run, "test-ten-crop-recalibrated-1000", 0.79, recalibrated=1000)
+    found = records(cli, "runs --columns top1,published --protocol ten-crop --by arch")
+    sections = {row["section"]: (row["top1"], row["published"]) for row in found}
+    (name,) = (name for name in sections if "ten-crop with batch statistics over 1,000 training images" in name)
+    assert sections.pop(name) == (pytest.approx(21), 22.85)
+    assert list(sections.values()) == [(pytest.approx(23), 22.85)]
+
+
 def test_a_protocol_that_no_run_was_evaluated_by_is_said(cli, tmp_path):
     run = made(tmp_path / "runs", "a", **NETWORK)
     refused = cli("compare runs --protocol ten-crop")
