@@ -105,7 +105,8 @@ def _parser() -> CommandParser:
     text = "center, flip, ten-crop, dense or multi-scale (default: as in training)"
     parser.add_argument("--protocol", metavar="NAME", help=text)
     averages = Literal["probabilities", "logits"]
-    parser.add_argument("--average", type=averages | None, help="what of its views is averaged")
+    text = "what of its views is averaged: probabilities (default) or logits"
+    parser.add_argument("--average", type=averages | None, metavar="NAME", help=text)
     _add_sizes(parser)
     return parser
 
@@ -118,7 +119,8 @@ def _add_sizes(parser: CommandParser) -> None:
     text = f"pixels of the middle that is looked at {own}"
     parser.add_argument("--data.eval_size", type=PositiveInt | None, metavar="N", help=text)
     text = f"bilinear or bicubic {own}"
-    parser.add_argument("--data.eval_interpolation", type=Literal["bilinear", "bicubic"] | None, help=text)
+    filters = Literal["bilinear", "bicubic"]
+    parser.add_argument("--data.eval_interpolation", type=filters | None, metavar="NAME", help=text)
     parser.add_argument("--data.mean", type=list[float] | None, metavar="[R,G,B]", help=f"fractions of 255 {own}")
     parser.add_argument("--data.std", type=list[float] | None, metavar="[R,G,B]", help="the same")
     text = "turn pictures upright by their EXIF data (default: as in training)"

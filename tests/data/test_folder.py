@@ -255,6 +255,7 @@ def test_staging_packed_tars(cli, sources, reference, tmp_path):
     assert "a tree of files is not copied" in result.err
 
 
+@pytest.mark.slow
 def test_real_tiny_imagenet(cli, tmp_path):
     """Ten classes of Tiny ImageNet straight from their tar: 64-pixel JPEGs, some of them grey."""
     path = SHARED / "data" / "tiny-imagenet-10.tar"

@@ -70,7 +70,13 @@ def programs(folder):
 
 
 @pytest.mark.parametrize(
-    ("arch", "options"), [("resnet20", {}), ("plain20", {}), ("resnet14", {"version": "v2"}), ("resnet50", {})]
+    ("arch", "options"),
+    [
+        ("resnet20", {}),
+        ("plain20", {}),
+        ("resnet14", {"version": "v2"}),
+        pytest.param("resnet50", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_readme_s_three_lines_answer_as_the_network(cli, tmp_path, monkeypatch, arch, options):
     network = made(arch, **options)
@@ -163,6 +169,7 @@ def test_low_precision_compiled_and_channels_last_runs_are_exported_as_float32(c
         assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.slow
 def test_borrowed_networks_are_exported_if_their_weights_are_given(cli):
     torch.save(lively("googlenet", 5).state_dict(), "g.pth")
     done = cli("export g.pth --model.arch googlenet --to out --format torch")

@@ -26,14 +26,14 @@ SEED = int(os.environ.get("FUZZ_SEED", "13"))
 FIT = f"fit {SMALL} {SHORT['fit']}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server():
     made = Server()
     yield made
     made.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scene(server, tmp_path_factory):
     return server(prepare, tmp_path_factory.mktemp("fuzz"))
 

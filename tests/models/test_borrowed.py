@@ -45,7 +45,7 @@ def state_of(name: str, **options) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
-@pytest.mark.parametrize("name", ["googlenet", "vgg16_bn"])
+@pytest.mark.parametrize("name", ["googlenet", pytest.param("vgg16_bn", marks=pytest.mark.slow)])
 def test_torchvision_s_weights_give_torchvision_s_logits(name, monkeypatch, tmp_path):
     state = state_of(name, **({"aux_logits": True} if name == "googlenet" else {}))
     assert any(key.startswith("aux1.") for key in state) == (name == "googlenet")

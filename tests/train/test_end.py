@@ -47,8 +47,8 @@ def test_an_epoch_that_a_callback_ends_training_in_is_validated(cli, tmp_path):
     assert (first["val/top1"], bool(second["val/top1"])) == ("", True)
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff\xfe", b"a\x80\nb"])
-def test_a_class_name_that_is_no_utf_8(cli, tmp_path, name):
+def test_a_class_name_that_is_no_utf_8(cli, tmp_path):
+    name = b"caf\xe9 \xff\xfe\x80\nb"
     data = tree(tmp_path / "data", classes=("apple", os.fsdecode(name)))
     line = f"fit --data ImageFolder --data.root {data} {SIZES} --trainer.max_epochs 1 --run_dir run"
     result = cli(line)
