@@ -18,6 +18,8 @@ from reslightning.errors import UserError
 
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],]')
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all that is no letter but tabs and new lines
+# Tabs, ends of lines, and marks that turn the direction in which the letters behind them are read.
+_BREAKING = re.compile("[\t\n\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
 _CLOSING = {"{": "}", "[": "]"}
 
 
@@ -74,6 +76,11 @@ def printable(name: str) -> str:
     return _STEERING.sub(lambda letter: f"\\x{ord(letter[0]):02x}", plain)
 
 
+def one_line(name: str) -> str:
+    """Return a name as ``printable`` does, on one line, and read from left to right whatever it contains."""
+    return _BREAKING.sub(lambda letter: letter[0].encode("unicode_escape").decode(), printable(name))
+
+
 def read_rows(path: Path) -> tuple[list[dict[str, float]], bool]:
     """Return the rows of numbers in a CSV file that are whole, without empty cells, and whether all are."""
     try:
@@ -108,8 +115,9 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
     A link stays one, and what it names is written; a device or a pipe, which nothing can replace, is written to.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with path.open("wb") as file:
+    named = str(path).startswith(("/dev/", "/proc/self/fd/"))  # standard output perhaps, of which a file may be behind
+    if path.exists() and not path.is_dir() and (named or not path.is_file()):
+        with path.open("ab") as file:
             yield file
         return
     path = Path(os.path.realpath(path))

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import jsonargparse
 import yaml
@@ -72,7 +72,8 @@ class CommandParser(jsonargparse.ArgumentParser):
         if value := re.search(r'Parser key "(\w+)"|argument --(\w+): invalid \w+ value', message):
             name = value[1] or value[2]
             kind = options(self)[name]
-            allowed = WORDS.get(kind) or kind.__doc__
+            choices = [str(one) for part in (kind, *get_args(kind)) for one in get_args(part) if isinstance(one, str)]
+            allowed = WORDS.get(kind) or ", ".join(dict.fromkeys(choices)) or kind.__doc__
             said = re.search(r"Got value: (.*)|invalid \w+ value: '(.*)'|: (\S+) does not conform", message)
             given = f"--{name}={next(filter(None, said.groups()), '') if said else last_value(self._words, name)}"
             raise UserError(f"{given} is not allowed; allowed: {allowed}") from ex

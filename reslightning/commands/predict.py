@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.choice import check_output, find_weights
-from reslightning.cli.configs import load_config
+from reslightning.cli.configs import last_value, load_config
 from reslightning.cli.parser import CommandParser
 from reslightning.cli.showing import shows
 from reslightning.commands import train
@@ -24,7 +25,7 @@ from reslightning.run import layout
 from reslightning.run.directory import Run
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, Trainer
 
     from reslightning.evaluation.pictures import Pictures
     from reslightning.evaluation.protocol import Protocol
@@ -33,16 +34,20 @@ if TYPE_CHECKING:
 TOP, AT_A_TIME = 3, 16
 DRAWN = (".png", ".jpg", ".jpeg")
 HELP = ("-h", "--help")
+OF_PICTURES = ("top", "format", "sheet", "classes", "batch_size")  # options that a test set's images have not
 
 
 def main(argv: list[str]) -> int:
     """Print what a network says of pictures, or of a test set's images where none are given."""
     if not _pictures(argv[1:]) and not set(HELP) & set(argv):
+        if alone := [f"--{name}" for name in OF_PICTURES if last_value(argv, name)]:
+            raise UserError(f"{alone[0]} is of pictures, and none are given\nGive files, folders, tars or a list.")
         return train.main(argv)
     args = _parser().parse_args(argv[1:])
     run, weights = find_weights("predict", args.run_dir, args.ckpt_path, args.model.weights)
     _check(args)
-    listing = Listing(args.pictures, sys.stdin.buffer if "-" in args.pictures else None)
+    listing = Listing(args.pictures, getattr(sys.stdin, "buffer", None))  # which may be closed
+    _check_apart(args, weights, listing)
     if sys.stderr.isatty():
         print("loading torch and Lightning", file=sys.stderr, flush=True)
     import lightning.pytorch  # noqa: F401 - it sets how loud it is when it is imported
@@ -147,10 +152,21 @@ def _check(args: Namespace) -> None:
         raise UserError(f"--sheet {args.sheet} is no picture; allowed: {', '.join(DRAWN)}")
 
 
+def _check_apart(args: Namespace, weights: str, listing: Listing) -> None:
+    """Raise UserError where what is written would take the place of what is read, or of another that is written."""
+    options = {f"--{name}": args[name].expanduser() for name in ("output", "sheet", "embeddings") if args[name]}
+    there = {option: os.path.realpath(path) for option, path in options.items() if path.exists()}
+    read = {weights, str(args.classes or ""), *args.pictures, *(listing.files() if there else ())}
+    taken = {os.path.realpath(Path(place).expanduser()) for place in read if place} if there else set()
+    for option, place in there.items():
+        if place in taken and Path(place).is_file():
+            raise UserError(f"{option} {options[option]} would replace what is read\nGive another file.")
+    if len({os.path.realpath(path) for path in options.values()}) < len(options):
+        raise UserError(f"{' and '.join(options)} name one file\nGive each its own.")
+
+
 def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -> int:
     """Print the answers, and return how many pictures could not be read."""
-    from lightning.pytorch import Trainer
-
     from reslightning.evaluation.outputs import Lines
 
     model = _network(args, run, weights)
@@ -164,21 +180,31 @@ def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -
     print(f"{model.arch} from {weights}, {len(data.names):,} classes; {how}", file=sys.stderr, flush=True)
     with _output(args.output) as out:
         lines = Lines(data, args.format, min(args.top, len(data.names)), out, sys.stderr)
-        precision = args.trainer.precision or _precision(run)
-        trainer = Trainer(
+        trainer = _trainer(args, args.trainer.precision or _precision(run), [lines, *callbacks])
+        trainer.predict(model, datamodule=data, return_predictions=False)
+    if args.output:
+        print(f"answers written to {args.output}", file=sys.stderr)
+    return lines.failed
+
+
+def _trainer(args: Namespace, precision: Any, callbacks: list[Callback]) -> Trainer:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Trainer
+
+    try:
+        return Trainer(
             accelerator=args.trainer.accelerator,
             devices=1,
             precision=precision,
-            callbacks=[lines, *callbacks],
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             use_distributed_sampler=False,
         )
-        trainer.predict(model, datamodule=data, return_predictions=False)
-    for path in filter(None, (args.output, args.sheet, args.embeddings)):
-        print(f"written to {path}", file=sys.stderr)
-    return lines.failed
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+        given = f"trainer.accelerator={args.trainer.accelerator}, trainer.precision={precision}"
+        raise UserError(f"the trainer does not take its options: {error}\ngiven: {given}") from error
 
 
 def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
@@ -187,6 +213,9 @@ def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
     from reslightning.train.pretrained import from_weights
 
     if run:
+        for name in ("arch", "shortcut", "version"):
+            if args.model[name] is not None:
+                raise UserError(f"--model.{name} {args.model[name]}: {run.directory} says its network\nLeave it out.")
         return ImageClassifier.restored(weights, read_checkpoint(Path(weights).expanduser()), run.directory)
     if Path(weights).expanduser().is_dir():
         return ImageClassifier.from_run(weights)
@@ -219,7 +248,7 @@ def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Lis
 def _names(file: Path, model: ImageClassifier) -> list[str]:
     """Return the classes' names that a file gives, one a line."""
     try:
-        names = [line.strip() for line in file.expanduser().read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in file.expanduser().read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise UserError(f"cannot read --classes {file}: {why}\nGive a text file with a class's name a line.") from error

@@ -6,6 +6,7 @@ and so torchvision's. What is no ordinary JPEG goes through Pillow in both.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # arXiv:1409.4842, Sec. 6, as torchvision has them
 BITS, PHOTOMETRIC, SAMPLES = 258, 262, 339  # TIFF's tags
 LARGEST = 16_384  # pixels a side of anybody's picture: what is no photograph would fill the memory
+LONGEST = 65_536  # the same of its longer side, once it is scaled
+# Of Pillow's readers, those of the files that are images by their names, see ``layouts.SUFFIXES``.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA")
 TRIES = 10
 CROP_DRAWS = 4 * TRIES
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -201,13 +205,15 @@ def _decode(content: bytes) -> Pixels:
     except ValueError:
         pass  # another format, CMYK, an odd but whole file, or a corrupt one: Pillow tells
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(content) as image:
             return _eight_bits(image, content)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise CorruptImageError("its bytes are of no format, or of no depth, that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever Pillow's readers make of broken bytes
         raise CorruptImageError(str(error) or type(error).__name__) from error
 
 
@@ -233,20 +239,44 @@ def _eight_bits(image: Image.Image, content: bytes) -> Pixels:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def check_size(content: bytes) -> None:
-    """Raise TooLargeError for a file that says its image has more than LARGEST pixels a side: nothing is decoded.
+def check_size(content: bytes, resize: int) -> None:
+    """Raise TooLargeError for a file whose image, by what it says, would fill the memory: nothing is decoded.
 
     What is no image is left to ``decode`` to say.
+
+    Args:
+        content: the file's bytes.
+        resize: pixels that the shorter side will be scaled to.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(content) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise TooLargeError(f"{error}; allowed: {LARGEST:,} pixels a side") from error
+        raise TooLargeError(f"it has more pixels than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} allowed") from error
     except Exception:  # whatever Pillow makes of what is no image
         return
     if max(width, height) > LARGEST:
         raise TooLargeError(f"it has {width:,} x {height:,} pixels; allowed: {LARGEST:,} a side")
+    if (longer := resize * max(width, height) // max(min(width, height), 1)) > LONGEST:
+        raise TooLargeError(
+            f"it has {width:,} x {height:,} pixels, of which scaling the shorter side to {resize} would make "
+            f"{longer:,}; allowed: {LONGEST:,}"
+        )
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def opened(content: bytes) -> Image.Image:
+    """Open an image file with Pillow, of FORMATS alone: others' readers start programs (of PostScript, Ghostscript).
+
+    Raises:
+        UnidentifiedImageError, or whatever else Pillow makes of broken bytes.
+    """
+    return Image.open(io.BytesIO(content), formats=_formats())
 
 
 def orientation(content: bytes) -> int:
@@ -254,7 +284,7 @@ def orientation(content: bytes) -> int:
     if content[:3] == _START and b"Exif\0\0" not in content and b"tiff:Orientation" not in content:
         return UPRIGHT
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(content) as image:
             # Of a TIFF it says how its pixels are stored, which Pillow sees to.
             found = UPRIGHT if image.format == "TIFF" else image.getexif().get(ORIENTATION, UPRIGHT)
     except Exception:  # whatever Pillow makes of broken data: it says no orientation

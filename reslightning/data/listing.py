@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image
-
+from reslightning.data.decode import opened
 from reslightning.data.layouts import FOLDER, OTHER, is_image, walk_tar
 from reslightning.errors import UserError
-from reslightning.files import printable
+from reslightning.files import one_line, printable
 
 STDIN, LIST, TAR = "-", ".txt", ".tar"
 SHOWN = 5  # names of what is not read
@@ -27,6 +26,7 @@ class _Place(NamedTuple):
     file: str
     offset: int = 0
     size: int | None = None  # of a part of a file; None is all of it
+    problem: str = ""  # why there is nothing to be read
 
 
 class Listing:
@@ -34,7 +34,8 @@ class Listing:
 
     A file may be of any name; of a folder's or a tar's files those with a picture's suffix are read, of a folder's tars
     too. A list is a text file, or standard input, of a path a line (or with zeros between them, as ``find -print0``
-    writes). Standard input may be one picture, too.
+    writes). Standard input may be one picture, too. A place where nothing can be read is kept, as a picture that
+    cannot be read.
 
     Args:
         places: paths, or ``-`` for standard input.
@@ -45,19 +46,17 @@ class Listing:
         shown: the first of these.
 
     Raises:
-        UserError: no picture is there.
+        UserError: there is no picture in any of them.
     """
 
     def __init__(self, places: Sequence[str], stdin: BinaryIO | None = None) -> None:
         self.others, self.shown = 0, list[str]()
         self._content: bytes | None = None  # of standard input, where that is a picture
         self._stdin = stdin
-        self._places: list[_Place] = []
-        for place in places:
-            before = len(self._places)
-            self._places.extend(self._found(place))
-            if len(self._places) == before:
-                raise UserError(self._nothing(place))
+        self._reading = set[str]()  # lists, one in the other
+        self._places = [found for place in places for found in self._some(place)]
+        if all(place.problem for place in self._places):
+            raise UserError("\n".join(place.problem for place in self._places[:SHOWN]))
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -72,8 +71,12 @@ class Listing:
         return printable(self._places[position].name)
 
     def describe(self, split: str, position: int) -> str:
-        """Return its name, for messages."""
-        return self.name(position)
+        """Return its name on one line, for messages."""
+        return one_line(self._places[position].name)
+
+    def files(self) -> set[str]:
+        """Return the paths of all files that pictures are read from."""
+        return {place.file for place in self._places}
 
     def read(self, split: str, position: int) -> bytes:
         """Return a picture's bytes.
@@ -81,18 +84,20 @@ class Listing:
         Raises:
             UserError: they cannot be read.
         """
-        place = self._places[position]
+        place, name = self._places[position], self.describe(split, position)
+        if place.problem:
+            raise UserError(" ".join(place.problem.splitlines()))
         if place.file == STDIN:
             assert self._content is not None
             return self._content
         try:
             if (kind := _kind(Path(place.file))) != "file":
-                raise UserError(f"{self.name(position)}: {kind}")
+                raise UserError(f"{name}: {kind}")
             with Path(place.file).open("rb") as file:
                 file.seek(place.offset)
                 return file.read() if place.size is None else file.read(place.size)
         except OSError as error:
-            raise UserError(f"{self.name(position)}: {error.strerror}") from error
+            raise UserError(f"{name}: {error.strerror}") from error
 
     def note(self) -> str | None:
         """Return a line on files that are no pictures by their names; None where there is none."""
@@ -100,6 +105,18 @@ class Listing:
             return None
         more = f" and {self.others - len(self.shown):,} more" if self.others > len(self.shown) else ""
         return f"not read: {self.others:,} files that are no pictures by their names: {', '.join(self.shown)}{more}"
+
+    def _some(self, place: str) -> list[_Place]:
+        """Return the pictures of a place, or one that says why there is none."""
+        found, others = list(self._found(place)), self.others
+        if found:
+            return found
+        if place == STDIN:
+            said = "standard input is empty\nSend a picture's bytes, or a path a line."
+        else:
+            there = f"\n{note}" if others and (note := self.note()) else ""
+            said = f"no pictures in {one_line(place)}{there}\nGive pictures, or folders, tars or lists of some."
+        return [_Place(place, place, problem=said)]
 
     def _found(self, place: str) -> Iterator[_Place]:
         if place == STDIN:
@@ -114,10 +131,7 @@ class Listing:
         elif kind == "file" and path.suffix.lower() == TAR:
             yield from self._tar(str(path))
         elif kind == "file" and path.suffix.lower() == LIST:
-            try:
-                yield from self._list(path.read_bytes(), printable(place))
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {error.strerror}") from error
+            yield from self._list_file(str(path))
         else:
             yield _Place(place, str(path))
 
@@ -129,20 +143,34 @@ class Listing:
         else:
             yield from self._list(content, "standard input")
 
+    def _list_file(self, path: str) -> Iterator[_Place]:
+        real = os.path.realpath(path)
+        if real in self._reading:
+            yield _Place(path, path, problem=f"{one_line(path)} is a list that names itself")
+            return
+        self._reading.add(real)
+        try:
+            yield from self._list(Path(path).read_bytes(), path)
+        except OSError as error:
+            yield _Place(path, path, problem=f"cannot read {one_line(path)}: {error.strerror}")
+        self._reading.discard(real)
+
     def _list(self, content: bytes, where: str) -> Iterator[_Place]:
-        lines = content.split(b"\0") if b"\0" in content else content.splitlines()
-        names = [os.fsdecode(line.strip(b"\r\n")) for line in lines if line.strip()]
+        names = _lines(content)
         if names and not any(_kind(Path(name)) in ("file", "folder") for name in names[:LOOKED_AT]):
-            raise UserError(
-                f"{where} is no list of pictures: its first {min(len(names), LOOKED_AT)} lines name no file, "
-                f"{printable(names[0][:SHORT])!r} is the first\nGive a path a line, from this folder on."
-            )
+            count = f"line names no file, {one_line(names[0][:SHORT])!r}"
+            if len(names) > 1:
+                looked = min(len(names), LOOKED_AT)
+                count = f"first {looked} lines name no file, {one_line(names[0][:SHORT])!r} is the first"
+            said = f"{one_line(where)} is no list of pictures: its {count}\nGive a path a line, from this folder on."
+            yield _Place(where, where, problem=said)
+            return
         for name in names:
-            yield from self._found(name)
+            yield from self._some(name)
 
     def _folder(self, folder: str) -> Iterator[_Place]:
-        seen = set[str]()  # a link may lead to a folder above it
-        for where, folders, files in os.walk(folder, followlinks=True):
+        seen, closed = set[str](), list[OSError]()  # a link may lead to a folder above it
+        for where, folders, files in os.walk(folder, onerror=closed.append, followlinks=True):
             if (real := os.path.realpath(where)) in seen:
                 folders.clear()
                 continue
@@ -152,30 +180,31 @@ class Listing:
                 path = os.path.join(where, name)  # noqa: PTH118 - of a million files, a Path each takes seconds
                 if is_image(name):
                     yield _Place(path, path)
-                elif name.lower().endswith(TAR):
+                elif name.lower().endswith(TAR) and not name.startswith("."):
                     yield from self._tar(path)
                 elif not name.startswith("."):
                     self._other(path)
+        for error in closed:
+            yield _Place(error.filename, error.filename, problem=f"{one_line(error.filename)}: {error.strerror}")
 
     def _tar(self, path: str) -> Iterator[_Place]:
-        found = list[_Place]()
-        for name, offset, size in walk_tar(Path(path)):
-            if size == OTHER or (size != FOLDER and not is_image(name)):
-                self._other(f"{path}:{name}")
-            elif size != FOLDER:
-                found.append(_Place(f"{path}:{name}", path, offset, size))
+        found, problem = list[_Place](), ""
+        try:
+            for name, offset, size in walk_tar(Path(path)):
+                if size == OTHER or (size != FOLDER and not is_image(name)):
+                    self._other(f"{path}:{name}")
+                elif size != FOLDER:
+                    found.append(_Place(f"{path}:{name}", path, offset, size))
+        except UserError as error:  # what lies before it is whole
+            problem = str(error)
         yield from sorted(found)
+        if problem:
+            yield _Place(path, path, problem=problem)
 
     def _other(self, name: str) -> None:
         self.others += 1
         if len(self.shown) < SHOWN:
-            self.shown.append(printable(name))
-
-    def _nothing(self, place: str) -> str:
-        if place == STDIN:
-            return "standard input is empty\nSend a picture's bytes, or a path a line."
-        there = f"\n{note}" if (note := self.note()) else ""
-        return f"no pictures in {printable(place)}{there}\nGive pictures, or folders, tars or lists of some."
+            self.shown.append(one_line(name))
 
 
 def _kind(path: Path) -> str:
@@ -187,10 +216,20 @@ def _kind(path: Path) -> str:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "a pipe or a device"
 
 
+def _lines(content: bytes) -> list[str]:
+    """Return the paths of a list: a line each, in whichever encoding a system writes, or with zeros between them."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = os.fsencode(content.decode("utf-16", "replace"))
+    content = content.removeprefix(codecs.BOM_UTF8)
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    return [os.fsdecode(line.strip(b"\r\n")) for line in lines if line.strip()]
+
+
 def _is_picture(content: bytes) -> bool:
     """Whether bytes are a picture's, a broken one's perhaps, and no paths."""
     try:
-        with Image.open(io.BytesIO(content)):
+        with opened(content):
             return True
     except Exception:  # whatever Pillow makes of what is no picture
-        return bool(content.translate(None, TEXT))
+        text = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return not text and bool(content.translate(None, TEXT))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 from collections import defaultdict
@@ -13,8 +12,8 @@ from hashlib import blake2b
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
+from reslightning.data.decode import opened
 from reslightning.data.layouts import Member, SourceLayout
 from reslightning.errors import UserError
 
@@ -108,7 +107,7 @@ def _animated(files: _Files, image: Member, head: bytes) -> bool:
     if head.startswith(b"\x89PNG"):  # a chunk before the pixels says so
         return b"acTL" in head.partition(b"IDAT")[0]
     try:
-        with Image.open(io.BytesIO(files.read(image, image.size))) as picture:
+        with opened(files.read(image, image.size)) as picture:
             return bool(getattr(picture, "is_animated", False))
     except Exception:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -15,11 +16,12 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from reslightning.data.base import DataModule
-from reslightning.errors import UserError
+from reslightning.data.decode import ImageError
+from reslightning.errors import TrainingError, UserError
 from reslightning.evaluation.answers import SUFFIX
 from reslightning.evaluation.pictures import Pictures
 from reslightning.evaluation.sheet import Cell, sheet
-from reslightning.files import check_file, printable, written
+from reslightning.files import check_file, one_line, printable, written
 from reslightning.models.features import Features
 
 Format = Literal["table", "csv", "jsonl"]
@@ -49,12 +51,14 @@ class Lines(Callback):
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Write a batch's lines."""
         failed = self.data.failed
+        if not outputs["probability"].isfinite().all():
+            raise TrainingError("the network's answers are no numbers: its weights are not finite")
         shares, classes = outputs["probability"].cpu().topk(self.top)
         for row, index in enumerate(outputs["index"].tolist()):
             name = self.data.listing.name(index)
             if index in failed:
                 self.failed += 1
-                print(f"not read: {printable(failed[index])}", file=self.errors, flush=True)
+                print(f"not read: {one_line(failed[index])}", file=self.errors, flush=True)
                 if self.form == "jsonl":
                     self._json({"file": name, "error": failed[index]})
                 continue
@@ -68,7 +72,8 @@ class Lines(Callback):
         elif self.form == "jsonl":
             self._json({"file": name, "classes": [{"class": one, "probability": share} for one, share in answers]})
         else:
-            self.out.write(f"{name:{self.width}}  {', '.join(said(*answer) for answer in answers)}\n")
+            shown = ", ".join(said(one_line(one), share) for one, share in answers)
+            self.out.write(f"{one_line(name):{self.width}}  {shown}\n")
 
     def _csv(self, row: Sequence[Any]) -> None:
         text = io.StringIO()
@@ -99,20 +104,27 @@ class Sheet(Callback):
         for row, index in enumerate(outputs["index"].tolist()):
             if index in failed or len(self.cells) >= MOST:
                 continue
+            try:
+                picture = self.data.picture("test", index)
+            except (UserError, ImageError):  # it is gone since
+                continue
             names = [printable(self.data.names[number]) for number in classes[row].tolist()]
             lines = [said(*answer) for answer in zip(names, shares[row].tolist(), strict=True)]
             heat = None if maps is None else maps[row].numpy()
             name = Path(self.data.listing.name(index)).name
-            self.cells.append(Cell(self.data.picture("test", index), [name, *lines], heat=heat))
+            self.cells.append(Cell(picture, [name, *lines], heat=heat))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the sheet, whole or not at all."""
         if not self.cells:
+            print("no sheet: no picture could be read", file=sys.stderr)
             return
         content = io.BytesIO()
-        sheet(self.cells).save(content, self.path.suffix[1:].replace("jpg", "jpeg"))
+        sheet(self.cells).save(content, "PNG" if self.path.suffix.lower() == ".png" else "JPEG")
         with written(self.path) as file:
             file.write(content.getvalue())
+        rest = f", the first {MOST} of {len(self.data.listing):,} pictures" if len(self.cells) == MOST else ""
+        print(f"sheet written to {self.path}{rest}", file=sys.stderr)
 
 
 class Embeddings(Callback):
@@ -150,6 +162,7 @@ class Embeddings(Callback):
         }
         with written(self.path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+        print(f"{len(rows):,} vectors written to {self.path}", file=sys.stderr)
 
 
 def embeddings(model: Any, path: Path, protocol: str = "center") -> Embeddings:

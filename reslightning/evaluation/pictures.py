@@ -41,7 +41,7 @@ class PictureReader(Reader):
     def _whole(self, index: int, failed: list[tuple[int, str]]) -> decode.Pixels:
         try:
             content = self._read(index)
-            decode.check_size(content)
+            decode.check_size(content, self.sizes.resize)
             return decode.decode(content, upright=self.upright)
         except decode.ImageError as error:
             failed.append((index, error.of(self.source.describe(self.part, index)).replace("\n", ". ")))

@@ -20,6 +20,7 @@ WIDTH = SIDE + 2 * FRAME
 LETTER, HEADING, SPACING = 12, 16, 4
 WRONG = "#D55E00"  # Okabe and Ito's vermilion
 SIGN = "✗ "
+THICK = 0.65  # of a heat's colours where it is greatest
 
 
 class Cell(NamedTuple):
@@ -86,13 +87,14 @@ def _place(image: Image.Image, cell: Cell, left: int, bottom: int) -> None:
 
 
 def _heated(picture: Image.Image, heat: np.ndarray) -> Image.Image:
-    """Return a picture under a map [h, w] of what counts in it, which is scaled to its own maximum."""
+    """Return a picture under a map [h, w], scaled to its own maximum, the thicker the more a place counts."""
     from matplotlib import colormaps
 
     positive = Image.fromarray(np.nan_to_num(heat).clip(0).astype(np.float32))
     field = np.asarray(positive.resize(picture.size, Image.Resampling.BICUBIC)).clip(0)
-    colours = colormaps["inferno"](field / max(field.max(), np.finfo(np.float32).tiny), bytes=True)
-    return Image.blend(picture, Image.fromarray(np.ascontiguousarray(colours[..., :3])), 0.5)
+    share = field / max(field.max(), np.finfo(np.float32).tiny)
+    colours = Image.fromarray(np.ascontiguousarray(colormaps["inferno"](share, bytes=True)[..., :3]))
+    return Image.composite(colours, picture, Image.fromarray((THICK * 255 * share).astype(np.uint8)))
 
 
 def _shortened(line: str, font: ImageFont.FreeTypeFont) -> str:

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import shutil
+import signal
 import sys
 import tarfile
 from types import SimpleNamespace
@@ -174,7 +176,8 @@ def test_a_picture_that_cannot_be_read_is_a_line_and_the_rest_goes_on(cli, train
     (tmp_path / "in").mkdir()
     for name, content in bad.items():
         (tmp_path / "in" / name).write_bytes(content)
-    Image.new("L", (20_000, 2)).save(tmp_path / "in" / "wide.png")
+    Image.new("L", (20_000, 200)).save(tmp_path / "in" / "wide.png")
+    Image.new("L", (4, 9000)).save(tmp_path / "in" / "long.png")
     (tmp_path / "in" / "z.jpg").write_bytes(whole)
     (tmp_path / "in" / "link.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "in" / "pipe.jpg")
@@ -182,10 +185,11 @@ def test_a_picture_that_cannot_be_read_is_a_line_and_the_rest_goes_on(cli, train
     assert found.status == 1
     assert list(table((tmp_path / "out.csv").read_text())) == ["in/z.jpg"]
     assert np.load(tmp_path / "e.npz")["names"].tolist() == ["in/z.jpg"]
-    assert "6 of 7 pictures could not be read" in found.err
+    assert "7 of 8 pictures could not be read" in found.err
     for said in (
         "not read: corrupt image in/cut.jpg",
-        "too large image in/wide.png: it has 20,000 x 2 pixels; allowed: 16,384 a side",
+        "too large image in/wide.png: it has 20,000 x 200 pixels; allowed: 16,384 a side",
+        "of which scaling the shorter side to 40 would make 90,000; allowed: 65,536",
         "in/link.jpg: No such file or directory",
         "in/pipe.jpg: a pipe or a device",
     ):
@@ -229,15 +233,113 @@ def test_a_sheet_shows_them(cli, trained, tmp_path):
     run, test = trained(cli)
     found = cli(f"predict {test} --run_dir {run} --sheet {tmp_path}/sheet.png")
     assert found.status == 0
-    assert f"written to {tmp_path}/sheet.png" in found.err
+    assert f"sheet written to {tmp_path}/sheet.png" in found.err
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 300
         assert len(sheet.convert("RGB").getcolors(2**24)) > 1000
 
 
+def test_a_place_that_is_none_keeps_nothing_from_being_read(cli, trained, tmp_path):
+    run, test = trained(cli)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "self.txt").write_text(f"self.txt\n{test}/palette.png\n")
+    (tmp_path / "windows.txt").write_bytes(f"{test}/grey.jpg\r\n".encode("utf-16"))
+    (tmp_path / "bom.txt").write_bytes(f"\ufeff{test}/grey.jpg\n".encode())
+    with tarfile.open(tmp_path / "odd.tar", "w") as archive:
+        archive.add(test / "grey.jpg", "grey.jpg")
+        (tmp_path / "link.jpg").symlink_to("nowhere")
+        archive.add(tmp_path / "link.jpg", "link.jpg")
+    (tmp_path / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    places = "empty self.txt windows.txt bom.txt odd.tar script.jpg"
+    found = cli(f"predict {places} --run_dir {run} --format csv --top 1")
+    assert found.status == 1
+    answers = [line.partition(",")[0] for line in found.out.splitlines()[1:]]
+    assert answers == [f"{test}/palette.png", *2 * [f"{test}/grey.jpg"], "odd.tar:grey.jpg"]
+    for said in (
+        "no pictures in empty",
+        "names itself",
+        "odd.tar holds a link",
+        "image script.jpg: its bytes are of no",
+    ):
+        assert said in found.err
+    assert "4 of 8 pictures could not be read" in found.err
+
+
+def test_names_forge_no_lines(cli, trained, tmp_path):
+    run, test = trained(cli)
+    shutil.copy(test / "grey.jpg", tmp_path / "a\nb  forged (100.00 %)\u202e.jpg")
+    (tmp_path / "c\nd.jpg").write_bytes(b"")
+    found = cli(f"predict . --run_dir {run}")
+    assert found.out.startswith(r"./a\nb  forged (100.00 %)\u202e.jpg  ")
+    assert len(found.out.splitlines()) == 1
+    assert r"not read: corrupt image ./c\nd.jpg" in found.err
+
+
+def test_no_program_is_started_by_a_picture(cli, trained, tmp_path, monkeypatch):
+    run, _ = trained(cli)
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+
+    def started(*given, **options):
+        raise AssertionError(given)
+
+    monkeypatch.setattr("subprocess.Popen.__init__", started)
+    assert "its bytes are of no format" in cli(f"predict a.jpg --run_dir {run}").err
+
+
+def test_what_is_read_is_not_written_over(cli, trained, tmp_path):
+    run, test = trained(cli)
+    shutil.copy(test / "grey.jpg", tmp_path / "a.jpg")
+    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "w.ckpt")
+    (tmp_path / "names.txt").write_text("a.jpg\n")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for line in (
+        f"a.jpg --run_dir {run} --output a.jpg",
+        f". --run_dir {run} --sheet link.jpg",
+        f"names.txt --run_dir {run} --output names.txt",
+        "a.jpg --model.weights w.ckpt --output w.ckpt",
+        "a.jpg --model.weights w.ckpt --classes names.txt --output ./names.txt",
+    ):
+        found = cli(f"predict {line}")
+        assert (found.status, "would replace what is read" in found.err) == (2, True), (line, found.err)
+    found = cli(f"predict a.jpg --run_dir {run} --output s.png --sheet s.png")
+    assert "--output and --sheet name one file" in found.err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_weights_that_are_no_numbers_are_no_answer(cli, trained, tmp_path):
+    run, test = trained(cli)
+    state = {k.removeprefix("model."): v * float("nan") for k, v in checkpoint(run)["state_dict"].items()}
+    torch.save(state, tmp_path / "w.pth")
+    found = cli(f"predict {test}/grey.jpg --model.weights w.pth --model.arch resnet8 --output o.csv")
+    assert (found.status, "the network's answers are no numbers" in found.err) == (1, True)
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_closed_input_is_empty(cli, trained, monkeypatch):
+    run, _ = trained(cli)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is empty" in cli(f"predict - --run_dir {run}").err
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_stopped_prediction_leaves_nothing(cli, trained, tmp_path, monkeypatch, name):
+    run, test = trained(cli)
+    strike = lambda *_: os.kill(os.getpid(), signal.Signals[name])  # noqa: E731
+    monkeypatch.setattr("reslightning.evaluation.outputs.Lines._csv", strike)
+    found = cli(f"predict {test} --run_dir {run} --format csv --output o.csv --sheet s.png --embeddings e.npz")
+    assert found.status in (75, 130)
+    assert "Traceback" not in found.err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("predict --run_dir {run} --sheet s.png", "--sheet is of pictures, and none are given"),
+        ("predict {test} --run_dir {run} --trainer.precision 3", "the trainer does not take its options"),
+        ("predict {test} --run_dir {run} --trainer.accelerator abacus", "given: trainer.accelerator=abacus"),
+        ("predict {test} --run_dir {run} --model.arch resnet20", "says its network\nLeave it out."),
         ("predict {test}", "predict needs weights and got none"),
         ("predict empty --run_dir {run}", "no pictures in empty"),
         ("predict {run} --run_dir {run}", "is a run, and no folder of pictures"),
@@ -253,7 +355,7 @@ def test_a_sheet_shows_them(cli, trained, tmp_path):
         ("predict {test} --run_dir {run} --protocol dense", "and resnet8 is none"),
         ("predict {test} --run_dir {run} --tpo 3", "did you mean '--top'"),
         ("predict {test} --run_dir {run} --top 0", "--top=0 is not allowed; allowed: a whole number, 1 or more"),
-        ("predict {test} --run_dir {run} --format xml", "--format"),
+        ("predict {test} --run_dir {run} --format xml", "--format=xml is not allowed; allowed: table, csv, jsonl"),
         ("predict {test} --run_dir {run} --data.eval_size 64", "is more than data.eval_resize=40"),
         ("predict {test} --model.weights torchvision:resnet5.X", "torchvision has no weights for 'resnet5'"),
         ("predict {test} --model.weights nowhere.pth", "no weights at nowhere.pth"),

@@ -122,16 +122,15 @@ def test_heat_lies_where_it_belongs(shape, corner):
     part = hot[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(int).sum(-1)
     corners = {(row, column): part[row, column] for row in (0, -1) for column in (0, -1)}
     assert corners.pop(corner) == part.max() > 400
-    assert set(corners.values()) == {part.min()}
-    light = np.argwhere(part > (part.max() + part.min()) / 2)
+    assert set(corners.values()) == {3 * 90}  # the picture itself
+    light = np.argwhere(part > (part.max() + 3 * 90) / 2)
     assert len(light) < part.size / 8
 
 
 @pytest.mark.parametrize("heat", [np.zeros((7, 7)), np.full((7, 7), -1.0), np.full((7, 7), np.nan)])
-def test_a_map_without_heat_is_cold(heat):
+def test_a_map_without_heat_hides_nothing(heat):
     pixels = drawn(Cell(GREY, [], heat=heat))[GAP + FRAME :, GAP + FRAME :][:SIDE, :SIDE]
-    assert (pixels == pixels[0, 0]).all()
-    assert pixels.max() < 90
+    assert (pixels == 90).all()
 
 
 def test_hundreds_of_cells_make_a_page_that_fits_a_screen():
