@@ -176,11 +176,12 @@ def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -
     protocol.begin(model, data)
     model.hparams["compile"] = False  # which would take longer than most pictures
     sizes = data.eval_sizes
-    how = f"{sizes.resize} to {sizes.size} pixels, {protocol.label(data)}"
+    precision = args.trainer.precision or _precision(run)
+    how = f"{sizes.resize} to {sizes.size} pixels, {protocol.label(data)}" + (f", in {precision}" if precision else "")
     print(f"{model.arch} from {weights}, {len(data.names):,} classes; {how}", file=sys.stderr, flush=True)
     with _output(args.output) as out:
         lines = Lines(data, args.format, min(args.top, len(data.names)), out, sys.stderr)
-        trainer = _trainer(args, args.trainer.precision or _precision(run), [lines, *callbacks])
+        trainer = _trainer(args, precision, [lines, *callbacks])
         trainer.predict(model, datamodule=data, return_predictions=False)
     if args.output:
         print(f"answers written to {args.output}", file=sys.stderr)
