@@ -27,6 +27,7 @@ from reslightning.run.record import RunRecord
 FOLDER = "studies"
 PAGE, FIGURE, TABLE = "index.html", "curves.png", "runs.csv"
 COLUMNS = ("train/top1", "val/top1")
+DONE = ("finished", "failed")  # a training that diverged is an answer, too
 
 
 def main(argv: list[str]) -> int:
@@ -110,7 +111,7 @@ def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
         asked = ["--site", str(args.site), *(["--gpus", args.gpus] if args.gpus else [])]
         request = submit.request_of(submit.parser().parse_args(asked))
     wanted = submit.previewed(request, _commands(study, args.scale, path.stem))
-    missing = [one for one in wanted if one[0].summary.get("status") != "finished"]
+    missing = [one for one in wanted if one[0].summary.get("status") not in DONE]
     if args.local:
         status = submit.train_here(request, [command for _, _, command in missing], 1)
     elif args.site and missing:
@@ -121,7 +122,7 @@ def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
     runs = [
         RunRecord.from_directory(run.directory) for run, _, _ in wanted if (run.directory / "summary.json").is_file()
     ]
-    done = sum(run.status == "finished" for run in runs)
+    done = sum(run.status in DONE for run in runs)
     how = "" if done == len(wanted) else "; --local trains the others here, --site FILE queues them on Slurm"
     print(f"{done} of {len(wanted)} runs are finished{how}")
     if done:
@@ -131,7 +132,7 @@ def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
 
 def _write(study: Study, path: Path, scale: str, runs: Sequence[RunRecord], to: Path) -> None:
     """Write page, figure and table of the runs that are finished, and print what is decided."""
-    finished = [run for run in runs if run.status == "finished"]
+    finished = [run for run in runs if run.status in DONE]
     groups = grouped(Section(study.claim, finished, True), [column(study.compared, {study.compared})])
     lines, notes = curves([Table(study.claim, groups)], "iterations")
     plot(lines, to / FIGURE, log=False, over="iterations", title=study.claim)

@@ -142,12 +142,17 @@ def _at(path: Path, node: yaml.MappingNode, name: str) -> str:
 
 
 def errors(study: Study, runs: Sequence[RunRecord]) -> dict[str, list[float]]:
-    """Return the last epoch's errors of finished runs, in percent, by the value of what is compared."""
+    """Return the last epoch's errors of finished runs, in percent, by the value of what is compared.
+
+    A run that failed, with a loss that is not finite say, knows no better than chance.
+    """
     found: dict[str, list[float]] = {str(value): [] for value in study.grid[study.compared]}
     for run in runs:
         value = str((run.summary.get("options") or {}).get(study.compared))
         last = run.last.get(study.metric, math.nan)
-        if run.status == "finished" and value in found and math.isfinite(last):
+        if run.status == "failed" and value in found:
+            found[value].append(error_percent(1 / (run.summary.get("classes") or math.inf)))
+        elif run.status == "finished" and value in found and math.isfinite(last):
             found[value].append(error_percent(last))
     return found
 
