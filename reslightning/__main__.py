@@ -39,6 +39,7 @@ COMMANDS = {
     "sync": ("reslightning.commands.sync", "upload runs that were recorded offline"),
     "pack": ("reslightning.commands.pack", "put image files into a few indexed tars, resized if asked"),
     "submit": ("reslightning.commands.submit", "queue trainings on Slurm, or a grid of them"),
+    "study": ("reslightning.commands.study", "run an experiment of the lecture's, and say whether its claim holds"),
     "doctor": ("reslightning.commands.doctor", "check this machine or job before time is spent"),
     "bench": ("reslightning.commands.bench", "measure the data loader or training against the plain way"),
 }

@@ -205,17 +205,20 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Be the only process of this machine that holds the lock in a file, which is removed behind each.
 
     Raises:
         OSError: the file cannot be made.
+        UserError: another process holds it, and is not waited for.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(path, mode=0o600)
     try:
-        lock.acquire()
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise UserError(f"another process is at work in {path.parent}\nWait for its end, or stop it.") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:  # without any, what is done under it is atomic
             raise

@@ -167,7 +167,8 @@ def last_value(flags: Sequence[str], *names: str) -> str | None:
     return None
 
 
-def _config_folders() -> list[Path]:
+def config_folders() -> list[Path]:
+    """Return where configs are looked for, in order."""
     package = Path(__file__).resolve().parents[1]
     # In a wheel the configs lie inside the package, in a checkout beside it.
     return [Path("configs"), package / "configs", package.parent / "configs"]
@@ -178,7 +179,7 @@ def available_configs() -> list[str]:
     return sorted(
         {
             path.relative_to(folder).with_suffix("").as_posix()
-            for folder in _config_folders()
+            for folder in config_folders()
             for path in folder.glob("**/*.yaml")
         }
     )
@@ -191,7 +192,7 @@ def find_config(name: str) -> Path:
         UserError: there is none, or it is no YAML.
     """
     candidates = [Path(name).expanduser()]
-    candidates += [folder / f"{name.removesuffix('.yaml')}.yaml" for folder in _config_folders()]
+    candidates += [folder / f"{name.removesuffix('.yaml')}.yaml" for folder in config_folders()]
     for path in candidates:
         if path.is_file():
             load_config(path)

@@ -39,22 +39,22 @@ SHORT = {  # sbatch's options by the same name
 def main(argv: list[str]) -> int:
     """Check every run of the command, then queue what is not finished."""
     split = argv.index("--") if "--" in argv else len(argv)
-    parser = _parser()
-    args = parser.parse_args(argv[1:split])
+    options = parser()
+    args = options.parse_args(argv[1:split])
     tail = argv[split + 1 :]
     if tail[:1] != ["fit"]:
         given = f"got {' '.join(tail)!r}" if tail else "got nothing behind --"
         raise UserError(f"submit trains: {given}; expected reslightning submit [OPTIONS] -- fit -c CONFIG ...")
-    _refuse_idle(args, parser.get_defaults())
+    _refuse_idle(args, options.get_defaults())
     from reslightning.commands import submission
 
-    request = _request(args)
-    name, commands = _commands(tail[1:], args.grid, args.name)
+    request = request_of(args)
+    name, commands = commands_of(tail[1:], args.grid, args.name)
     if args.dry_run:
         print(submission.script(request, name, len(commands)), end="")
     elif args.local:
         unfinished = _unfinished(request, commands)
-        return _train_here(request, [command for _, _, command in unfinished], args.array_parallelism or 1)
+        return train_here(request, [command for _, _, command in unfinished], args.array_parallelism or 1)
     else:
         submit(tail[1:], request, args.grid, args.name)
     return 0
@@ -79,7 +79,7 @@ def submit(
     """
     from reslightning.commands import submission
 
-    name, commands = _commands(argv, grid, name)
+    name, commands = commands_of(argv, grid, name)
     unfinished = _unfinished(request, commands)
     if not unfinished:
         print("nothing to submit")
@@ -91,7 +91,7 @@ def submit(
     return {directory: run for (directory, _, _), run in zip(unfinished, jobs, strict=True)}
 
 
-def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tuple[str, list[list[str]]]:
+def commands_of(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tuple[str, list[list[str]]]:
     """Return the jobs' name and the options of every run, whose configs and keys are known to exist."""
     from reslightning.commands import submission
 
@@ -107,12 +107,13 @@ def _commands(argv: Sequence[str], grid: Sequence[str], name: str | None) -> tup
     return name, commands
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """Return what reads its command line, up to the --."""
+    made = CommandParser(
         prog="reslightning submit",
         description="Queue trainings on Slurm: reslightning submit [OPTIONS] -- fit -c CONFIG ...",
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--nodes", type=PositiveInt, default=1, metavar="N", help="nodes (default: 1)")
     add("--gpus", metavar="N", help="GPUs on each node, 4 or a100:4; one task for each (default: a task on CPUs)")
     add("--cpus", metavar="N", help="CPUs for each task")
@@ -128,7 +129,7 @@ def _parser() -> CommandParser:
     add("--snapshot", action="store_true", help="run the code as it is now, whatever is edited later")
     add("--dry_run", action="store_true", help="print the sbatch script; check only that configs and options exist")
     add("--local", action="store_true", help="train here instead, one run after the other")
-    return parser
+    return made
 
 
 def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
@@ -141,7 +142,8 @@ def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
         raise UserError(f"--array_parallelism {args.array_parallelism} would not count without a --grid\nLeave it out.")
 
 
-def _request(args: Namespace) -> Request:
+def request_of(args: Namespace) -> Request:
+    """Return what each job is given, by the options and the site's file."""
     from reslightning.commands import submission
 
     if args.site:
@@ -176,24 +178,40 @@ def _unfinished(request: Request, commands: list[list[str]]) -> list[tuple[Path,
     Raises:
         UserError: one of the command lines is not accepted; nothing is queued then.
     """
+    found: list[tuple[Path, str, list[str]]] = []
+    for run, text, command in previewed(request, commands):
+        status = run.summary.get("status", "new")
+        if status == "finished":
+            print(f"{run.directory}: finished already")
+        else:
+            print(f"{run.directory}: {status}" + (f" at step {run.summary['global_step']}" if run.summary else ""))
+            found.append((run.directory, text, command))
+    return found
+
+
+def previewed(request: Request, commands: Sequence[Sequence[str]]) -> list[tuple[Run, str, list[str]]]:
+    """Return of every command line of ``fit`` its run, its configuration, and arguments that mean just this run.
+
+    Args:
+        request: what each job is given.
+        commands: the options of each run.
+
+    Raises:
+        UserError: one of them is not accepted, or two are of one run.
+    """
     from reslightning.cli.preview import Preview
 
-    found: list[tuple[Path, str, list[str]]] = []
+    found: list[tuple[Run, str, list[str]]] = []
     taken: dict[Path, Fingerprint | None] = {}
     for command in commands:
         preview = Preview(["fit", *request.trainer, *command], request.nodes, request.tasks_per_node)
         run, content = preview.run, preview.fingerprint
         if content and (before := taken.setdefault(run.directory, content)) and differences(before, content):
             run = Run(beside(run.directory, content))  # a grid over data: the cells are runs of the same options
-        status = run.summary.get("status", "new")
-        if status == "finished":
-            print(f"{run.directory}: finished already")
-        else:
-            print(f"{run.directory}: {status}" + (f" at step {run.summary['global_step']}" if run.summary else ""))
-            # Fixed now: an edit or a requeue must not choose another directory.
-            fixed = [word for word in command if word != "--fresh"]
-            found.append((run.directory, preview.text, [*fixed, f"--run_dir={run.directory}"]))
-    directories = [directory for directory, _, _ in found]
+        # Fixed now: an edit or a requeue must not choose another directory.
+        fixed = [word for word in command if word != "--fresh"]
+        found.append((run, preview.text, [*fixed, f"--run_dir={run.directory}"]))
+    directories = [run.directory for run, _, _ in found]
     if len(set(directories)) < len(directories):
         twice = max(directories, key=directories.count)
         raise UserError(
@@ -203,7 +221,9 @@ def _unfinished(request: Request, commands: list[list[str]]) -> list[tuple[Path,
     return found
 
 
-def _train_here(request: Request, commands: list[list[str]], parallel: int) -> int:
+def train_here(request: Request, commands: list[list[str]], parallel: int) -> int:
+    """Train runs in processes of their own, so many at a time, and return the highest of their statuses."""
+
     def train(command: list[str]) -> int:
         words = [sys.executable, "-m", "reslightning", "fit", *request.trainer, *command]
         return subprocess.run(words).returncode
