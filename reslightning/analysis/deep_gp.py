@@ -10,9 +10,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reslightning.analysis.deep_gp_findings import growth, means, table, verdicts
 from reslightning.errors import UserError
 from reslightning.files import check_folder, read_json, written
 
@@ -27,7 +28,6 @@ PAPER: dict[str, Any] = {
 }
 TEST_POINTS = 5000
 NOISE = 0.01  # standard deviation of the observations
-MARGIN = 0.1  # nats an observation: a loss below it is no harm
 WIDTH = 2  # of the networks whose Jacobians are drawn; of one input all ratios are 1
 EXTENT = 2.0  # lengthscales: outputs are drawn at inputs from -EXTENT to EXTENT
 INPUTS = 50
@@ -59,30 +59,13 @@ TARGETS = {
 }
 
 
-class Claim(NamedTuple):
-    """What is said of the log-likelihood of the deepest networks of a model less that of shallow ones."""
-
-    text: str
-    model: str
-    points: Callable[[Sequence[int]], int]
-    above: bool
-    threshold: float  # nats an observation
-
-
-CLAIMS = (
-    Claim("depth helps with many points", "residual", max, True, 0.0),
-    Claim("depth does no harm with few points", "residual", min, True, -MARGIN),
-    Claim("without the residual form depth harms with few points", "plain", min, False, -MARGIN),
-)
-
-
 def prior_pathology(folder: Path, *, depths: Sequence[int] = range(1, 11), draws: int = 1000) -> dict[str, Any]:
     """Draw from priors of deep Gaussian processes, and write how they degenerate with depth.
 
-    Of every kind of ``priors.PRIORS`` and every depth: the ratio of the largest to the smallest singular value of the
-    Jacobian of networks of WIDTH inputs, which is large where the output follows one direction of the input alone; and
-    the variance of the output over inputs of networks of one input, 0 where it is constant. Writes ``pathology.json``
-    and ``pathology.png``, and cells to ``cells/``.
+    Of every kind of ``deep_gp_priors.PRIORS`` and every depth: the ratio of the largest to the smallest singular value
+    of the Jacobian of networks of WIDTH inputs, which is large where the output follows one direction of the input
+    alone; and the variance of the output over inputs of networks of one input, 0 where it is constant. Writes
+    ``pathology.json`` and ``pathology.png``, and cells to ``cells/``.
 
     Args:
         folder: where to; what is there of the same settings is not drawn again.
@@ -96,10 +79,11 @@ def prior_pathology(folder: Path, *, depths: Sequence[int] = range(1, 11), draws
     Raises:
         UserError: a number is not allowed, or the folder cannot be written to.
     """
-    from reslightning.analysis import deep_gp_figures, priors
+    from reslightning.analysis import deep_gp_figures
+    from reslightning.analysis.deep_gp_priors import PRIORS
 
     _check(folder, depths=depths, draws=(draws,))
-    settings = [{"kind": kind, "depth": depth, "draws": draws} for kind in priors.PRIORS for depth in depths]
+    settings = [{"kind": kind, "depth": depth, "draws": draws} for kind in PRIORS for depth in sorted(set(depths))]
     cells = _cells(
         folder / "cells",
         "prior",
@@ -108,12 +92,13 @@ def prior_pathology(folder: Path, *, depths: Sequence[int] = range(1, 11), draws
         lambda cell: "ratio {:.3g}, variance {:.3g}".format(cell["ratio"][1], cell["variance"][1]),
     )
     result = {
-        "formulas": {kind: prior.formula for kind, prior in priors.PRIORS.items()},
+        "formulas": {kind: prior.formula for kind, prior in PRIORS.items()},
         "inputs": float(_inputs().var()),
         "cells": cells,
     }
     deep_gp_figures.pathology(result, folder / "pathology.png")
     _write(folder / "pathology.json", result)
+    print(growth(result))
     return result
 
 
@@ -126,7 +111,7 @@ def _inputs() -> Any:
 def _draw(kind: str, depth: int, draws: int) -> dict[str, Any]:
     import numpy as np
 
-    from reslightning.analysis import priors
+    from reslightning.analysis import deep_gp_priors as priors
 
     random = np.random.default_rng([depth, [*priors.PRIORS].index(kind)])
     ratio = priors.ratios(priors.jacobians(kind, depth, WIDTH, draws, random))
@@ -150,9 +135,9 @@ def residual_study(
 
     After arXiv:2411.00161, Section 4.1; ``**PAPER`` is its grid. Every target is observed with noise at a lattice of
     points; log-likelihood and error are of observations at TEST_POINTS others. Models are ``residual`` and ``plain``
-    (``sphere.DeepGP``), which of one layer are the same, ``shallow``, and an ``exact`` Gaussian process: what a shallow
-    one loses by its few features is no merit of depth. Writes ``residual.json``, a ``residual-TARGET.png`` each, and
-    cells to ``cells/``.
+    (``deep_gp_sphere.DeepGP``), which of one layer are the same, ``shallow``, and an ``exact`` Gaussian process: what
+    a shallow one loses by its few features is no merit of depth. Writes ``residual.json``, ``residual-TARGET.png``,
+    and cells to ``cells/``.
 
     Args:
         folder: where to; a cell that is there is not run again.
@@ -169,21 +154,25 @@ def residual_study(
         UserError: a number or a target is not allowed, or the folder cannot be written to.
         TrainingError: a bound is not finite.
     """
-    from reslightning.analysis import deep_gp_figures
-
     _check(folder, points=points, depths=depths, seeds=(seeds,), iterations=(iterations,))
     if unknown := set(targets) - set(TARGETS):
         raise UserError(f"targets {', '.join(sorted(unknown))} unknown; allowed: {', '.join(TARGETS)}")
-    for name in targets:
-        print(f"{name}: f(x, y, z) = {TARGETS[name].formula}")
     deep = [(model, depth) for model in ("residual", "plain") for depth in sorted(set(depths) - {1})]
-    settings = [
+    settings: list[dict[str, Any]] = [
         {"target": target, "points": count, "model": model, "depth": depth, "seed": seed, "iterations": iterations}
-        for target in targets
-        for count in points
+        for target in dict.fromkeys(targets)
+        for count in sorted(set(points))
         for model, depth in [("exact", 1), ("shallow", 1), *deep]
         for seed in range(seeds)
     ]
+    return _study(folder, {name: TARGETS[name].formula for name in targets}, settings)
+
+
+def _study(folder: Path, formulas: dict[str, str], settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    from reslightning.analysis import deep_gp_figures
+
+    for name, formula in formulas.items():
+        print(f"{name}: f(x, y, z) = {formula}")
     cells = _cells(
         folder / "cells",
         "sphere",
@@ -191,23 +180,18 @@ def residual_study(
         _fit,
         lambda cell: "log-likelihood {log_likelihood:.3f} nats, error {error:.4f}, {seconds:.0f} s".format(**cell),
     )
-    rows = _rows(cells)
-    result = {
-        "formulas": {name: TARGETS[name].formula for name in targets},
-        "rows": rows,
-        "verdicts": [verdict(claim, target, cells) for target in targets for claim in CLAIMS] if deep else [],
-    }
-    for target in targets:
-        deep_gp_figures.residual(rows, target, folder / f"residual-{target}.png")
+    result = {"formulas": formulas, "rows": means(cells), "verdicts": verdicts(cells)}
+    for name in formulas:
+        deep_gp_figures.residual(result["rows"], name, folder / f"residual-{name}.png")
     _write(folder / "residual.json", result)
-    print(_table(result))
+    print(table(result))
     return result
 
 
 def _fit(target: str, points: int, model: str, depth: int, seed: int, iterations: int) -> dict[str, Any]:
     import torch
 
-    from reslightning.analysis import sphere
+    from reslightning.analysis import deep_gp_sphere as sphere
 
     random = torch.Generator().manual_seed(seed)
     (x, y), unseen = (_observed(target, count, random) for count in (points, TEST_POINTS))
@@ -230,95 +214,10 @@ def _observed(target: str, count: int, random: Any) -> tuple[Tensor, Tensor]:
     """Return a lattice [count, 3] and noisy observations [count] there."""
     import torch
 
-    from reslightning.analysis.sphere import lattice
+    from reslightning.analysis.deep_gp_sphere import lattice
 
     x = lattice(count)
     return x, TARGETS[target].function(x) + NOISE * torch.randn(count, generator=random, dtype=x.dtype)
-
-
-def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and deviation over seeds of log-likelihood and error, of each kind of cell."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    names = ("target", "points", "model", "depth")
-    for cell in cells:
-        groups.setdefault(tuple(cell[name] for name in names), []).append(cell)
-    rows = []
-    for key, group in groups.items():
-        row = dict(zip(names, key, strict=True)) | {"seeds": len(group)}
-        for name in ("log_likelihood", "error", "seconds"):
-            found = [cell[name] for cell in group]
-            row |= {name: fmean(found), f"{name}_deviation": stdev(found) if len(found) > 1 else None}
-        rows.append(row)
-    return rows
-
-
-def verdict(claim: Claim, target: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return whether a claim is supported, not supported or not decided: by differences of the same seed.
-
-    Their 95 % interval by Student's t stands wholly on the claim's side of its threshold, wholly on the other, or has
-    the threshold within; of one seed there is none, and nothing is decided.
-    """
-    from scipy.stats import t
-
-    points = claim.points([cell["points"] for cell in cells])
-    depth = max(cell["depth"] for cell in cells)
-    found = {
-        (cell["model"], cell["depth"], cell["seed"]): cell["log_likelihood"]
-        for cell in cells
-        if (cell["target"], cell["points"]) == (target, points)
-    }
-    differences = [
-        found[claim.model, depth, seed] - found["shallow", 1, seed] for _, d, seed in found if (_, d) == ("shallow", 1)
-    ]
-    half = math.inf
-    if (count := len(differences)) > 1:
-        half = float(t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
-    mean = fmean(differences)
-    sides = [mean - half > claim.threshold, mean + half < claim.threshold]
-    yes, no = sides if claim.above else sides[::-1]
-    return {
-        "target": target,
-        "claim": claim.text,
-        "verdict": "supported" if yes else "not supported" if no else "not decided",
-        "points": points,
-        "depth": depth,
-        "difference": mean,
-        "half_interval": half if math.isfinite(half) else None,
-        "threshold": claim.threshold,
-    }
-
-
-def _table(result: Mapping[str, Any]) -> str:
-    """Return rows and verdicts as text."""
-    from tabulate import tabulate
-
-    headers = ["target", "points", "model", "layers", "log-likelihood (nats)", "error (RMSE)", "seconds"]
-    lines = [
-        [
-            row["target"],
-            row["points"],
-            row["model"],
-            row["depth"],
-            _spread(row, "log_likelihood", 3),
-            _spread(row, "error", 4),
-            f"{row['seconds']:.0f}",
-        ]
-        for row in result["rows"]
-    ]
-    said = [
-        f"{found['target']}: {found['claim']}: {found['verdict']} ({found['points']} points, {found['depth']} layers: "
-        f"{found['difference']:+.3f} ± {_number(found['half_interval'], 3)} nats, threshold {found['threshold']:g})"
-        for found in result["verdicts"]
-    ]
-    return "\n".join([tabulate(lines, headers, disable_numparse=True), "", *said])
-
-
-def _spread(row: Mapping[str, Any], name: str, digits: int) -> str:
-    return f"{row[name]:.{digits}f} ± {_number(row[f'{name}_deviation'], digits)}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "?" if value is None else f"{value:.{digits}f}"
 
 
 def _cells(
@@ -334,7 +233,7 @@ def _cells(
         path = folder / "-".join([stem, *(str(value).replace(" ", "-") for value in setting.values())])
         path = path.with_name(f"{path.name}.json")
         cell, is_whole = read_json(path)
-        if not is_whole or setting.items() - cell.items():
+        if not is_whole or any(cell.get(name) != value for name, value in setting.items()):
             cell = setting | measure(**setting)
             _write(path, cell)
             words = ", ".join(f"{name} {value}" for name, value in setting.items())

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
+from reslightning.errors import TrainingError
+
 DEGREE = 6  # of the features: 49 harmonics, as many as the paper has inducing variables
 KERNEL_DEGREE = 25  # where the kernel's series ends
 HIDDEN_VARIANCE = 1e-4  # of all hidden layers together at the start, the paper's
@@ -103,8 +105,13 @@ class Layer(nn.Module):
         return self.log_root.tril(-1) + self.log_root.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
 
     @torch.no_grad()
-    def narrow(self) -> None:
-        """Start q with NARROW deviations: from the prior's, Adam takes thousands of steps to believe what it sees."""
+    def narrow(self, random: torch.Generator | None = None) -> None:
+        """Start q narrow, around the prior's mean or a draw of the prior.
+
+        From the prior's own width Adam takes thousands of steps to believe what it sees.
+        """
+        if random is not None:
+            self.mean.normal_(generator=random)
         self.log_root.diagonal(dim1=-2, dim2=-1).fill_(math.log(NARROW))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,15 +146,13 @@ class DeepGP(nn.Module):
     def __init__(self, depth: int, *, residual: bool, random: torch.Generator, degree: int = DEGREE) -> None:
         super().__init__()
         variance = HIDDEN_VARIANCE / max(depth - 1, 1) if residual else 1.0
-        self.hidden = nn.ModuleList(Layer(3, variance, degree) for _ in range(depth - 1))
-        self.output = Layer(1, 1.0, degree)
-        self.output.narrow()
+        layers = [Layer(3, variance, degree) for _ in range(depth - 1)]
+        self.hidden, self.output = nn.ModuleList(layers), Layer(1, 1.0, degree)
         self.log_noise = nn.Parameter(torch.tensor(math.log(NOISE), dtype=torch.float64))
         self.residual, self.random = residual, random
-        if not residual:
-            for layer in self.hidden:
-                layer.mean.data = torch.randn(layer.mean.shape, generator=random, dtype=torch.float64)
-                layer.narrow()
+        self.output.narrow()
+        for layer in () if residual else layers:
+            layer.narrow(random)
 
     def forward(self, x: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Return means and variances [samples, N] of the last layer at x [N, 3], given draws of those before."""
@@ -164,7 +169,7 @@ class DeepGP(nn.Module):
         mean, variance = self(x, samples)
         noise = self.log_noise.exp()
         likelihood = Normal(mean, noise).log_prob(y) - variance / (2 * noise.square())
-        return likelihood.mean(0).sum() - self.output.divergence() - sum(layer.divergence() for layer in self.hidden)
+        return likelihood.mean(0).sum() - sum(part.divergence() for part in self.modules() if isinstance(part, Layer))
 
     def predict(self, x: Tensor, samples: int = 10) -> Normal:
         """Return the components [samples, N] of the even mixture that observations at x [N, 3] are predicted by."""
@@ -209,7 +214,11 @@ class ExactGP(nn.Module):
 
 
 def fit(model: DeepGP | ExactGP, x: Tensor, y: Tensor, iterations: int, rate: float = 0.03) -> list[float]:
-    """Maximise a model's bound by Adam on all observations at once, and return the bound of every step, in nats."""
+    """Maximise a model's bound by Adam on all observations at once, and return the bound of every step, in nats.
+
+    Raises:
+        TrainingError: the bound is not finite.
+    """
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     bounds = []
     for _ in range(iterations):
@@ -218,6 +227,8 @@ def fit(model: DeepGP | ExactGP, x: Tensor, y: Tensor, iterations: int, rate: fl
         (-bound / len(y)).backward()
         optimizer.step()
         bounds.append(bound.item())
+        if not math.isfinite(bounds[-1]):
+            raise TrainingError(f"the bound is {bounds[-1]} at step {len(bounds)}; try fewer iterations")
     return bounds
 
 
