@@ -96,7 +96,7 @@ def prior_pathology(folder: Path, *, depths: Sequence[int] = range(1, 11), draws
         "inputs": float(_inputs().var()),
         "cells": cells,
     }
-    deep_gp_figures.pathology(result, folder / "pathology.png")
+    deep_gp_figures.pathology(result, WIDTH, folder / "pathology.png")
     _write(folder / "pathology.json", result)
     print(growth(result))
     return result
@@ -152,7 +152,7 @@ def residual_study(
 
     Raises:
         UserError: a number or a target is not allowed, or the folder cannot be written to.
-        TrainingError: a bound is not finite.
+        TrainingError: a bound has no value.
     """
     _check(folder, points=points, depths=depths, seeds=(seeds,), iterations=(iterations,))
     if unknown := set(targets) - set(TARGETS):
@@ -180,9 +180,10 @@ def _study(folder: Path, formulas: dict[str, str], settings: Sequence[dict[str, 
         _fit,
         lambda cell: "log-likelihood {log_likelihood:.3f} nats, error {error:.4f}, {seconds:.0f} s".format(**cell),
     )
-    result = {"formulas": formulas, "rows": means(cells), "verdicts": verdicts(cells)}
+    rows = means(cells)
+    result = {"formulas": formulas, "rows": rows, "verdicts": verdicts(cells)}
     for name in formulas:
-        deep_gp_figures.residual(result["rows"], name, folder / f"residual-{name}.png")
+        deep_gp_figures.residual(rows, name, folder / f"residual-{name}.png")
     _write(folder / "residual.json", result)
     print(table(result))
     return result

@@ -18,8 +18,8 @@ LOOKS: dict[str, dict[str, Any]] = {
 EXACT: dict[str, Any] = {"color": "#777777", "linestyle": (0, (1, 1)), "linewidth": 1.5}
 
 
-def pathology(result: Mapping[str, Any], path: Path) -> None:
-    """Draw medians and quartiles over depth of ``deep_gp.prior_pathology``'s result."""
+def pathology(result: Mapping[str, Any], width: int, path: Path) -> None:
+    """Draw medians and quartiles over depth of ``deep_gp.prior_pathology``'s result, Jacobians of ``width`` inputs."""
     figure, (left, right) = _figure(1, 2)
     for kind, formula in result["formulas"].items():
         cells = [cell for cell in result["cells"] if cell["kind"] == kind]
@@ -29,8 +29,8 @@ def pathology(result: Mapping[str, Any], path: Path) -> None:
             axes.plot(depths, middle, label=f"{kind}: {formula}", **LOOKS[kind])
             axes.fill_between(depths, low, high, color=LOOKS[kind]["color"], alpha=0.12, linewidth=0)
     right.axhline(result["inputs"], label="the inputs themselves", **EXACT)
-    left.set(ylabel="singular values of the Jacobian, largest / smallest", yscale="log")
-    right.set(ylabel="variance of the output over inputs", yscale="log")
+    left.set(ylabel="largest / smallest singular value", yscale="log", title=f"Jacobian, {width} inputs")
+    right.set(ylabel="variance of the output over inputs", yscale="log", title="Function, 1 input")
     _save(figure, [left, right], right, path, "lines: medians of draws from the prior; bands: quartiles")
 
 
@@ -48,7 +48,7 @@ def residual(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> None
             axes.set_title(f"{count} training observations", fontsize="medium")
             axes.set_ylabel(label, fontsize="small")
     for axes in panels[len(counts) :]:
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
     seeds = rows[0]["seeds"]
     _save(figure, panels, panels[0], path, f"target: {target}; mean ± standard deviation over {seeds} seeds")
 

@@ -217,18 +217,20 @@ def fit(model: DeepGP | ExactGP, x: Tensor, y: Tensor, iterations: int, rate: fl
     """Maximise a model's bound by Adam on all observations at once, and return the bound of every step, in nats.
 
     Raises:
-        TrainingError: the bound is not finite.
+        TrainingError: the bound has no value.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    bounds = []
-    for _ in range(iterations):
+    bounds: list[float] = []
+    while len(bounds) < iterations:
         optimizer.zero_grad()
-        bound = model.bound(x, y)
+        try:
+            bound = model.bound(x, y)
+        except (ValueError, torch.linalg.LinAlgError) as error:  # torch's distributions take no NaN
+            words = str(error).partition("\n")[0]
+            raise TrainingError(f"the bound has no value at step {len(bounds) + 1}: {words}") from error
         (-bound / len(y)).backward()
         optimizer.step()
         bounds.append(bound.item())
-        if not math.isfinite(bounds[-1]):
-            raise TrainingError(f"the bound is {bounds[-1]} at step {len(bounds)}; try fewer iterations")
     return bounds
 
 
