@@ -20,6 +20,9 @@ from reslightning.files import check_folder, read_json, written
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The grid of the paper's code, which has four models in it: inducing points, harmonics, Hodge's fields, and one that is
+# Euclidean behind its first layer. There the kernel ends with the features, at degree 6; here it goes on. Here what has
+# to be found starts narrow, and Adam's rate is 0.03 instead of 0.01: 500 steps end where the bound is nearly flat.
 PAPER: dict[str, Any] = {
     "points": (100, 200, 400, 800, 1600),
     "depths": (1, 2, 3, 4, 5),

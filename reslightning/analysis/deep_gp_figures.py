@@ -50,7 +50,8 @@ def residual(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> None
     for axes in panels[len(counts) :]:
         axes.set_ylim(bottom=0)
     seeds = rows[0]["seeds"]
-    _save(figure, panels, panels[0], path, f"target: {target}; mean ± standard deviation over {seeds} seeds")
+    over = "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
+    _save(figure, panels, panels[0], path, f"target: {target}; {over}")
 
 
 def _depths(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:

@@ -113,15 +113,16 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     said = [
         f"{found['target']}: {found['claim']}: {found['verdict']} ({found['points']} points, {found['depth']} layers: "
-        f"{found['difference']:+.3f} ± {_number(found['half_interval'], 3)} nats, threshold {found['threshold']:g})"
+        f"{found['difference']:+.3f} {_interval(found['half_interval'])}, threshold {found['threshold']:g} nats)"
         for found in result["verdicts"]
     ]
     return "\n".join([tabulate(lines, headers, disable_numparse=True), "", *said])
 
 
 def _spread(row: Mapping[str, Any], name: str, digits: int) -> str:
-    return f"{row[name]:.{digits}f} ± {_number(row[f'{name}_deviation'], digits)}"
+    deviation = row[f"{name}_deviation"]
+    return f"{row[name]:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "?" if value is None else f"{value:.{digits}f}"
+def _interval(half: float | None) -> str:
+    return "of one seed, which has no interval" if half is None else f"± {half:.3f}"

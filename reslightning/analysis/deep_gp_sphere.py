@@ -225,7 +225,7 @@ def fit(model: DeepGP | ExactGP, x: Tensor, y: Tensor, iterations: int, rate: fl
         optimizer.zero_grad()
         try:
             bound = model.bound(x, y)
-        except (ValueError, torch.linalg.LinAlgError) as error:  # torch's distributions take no NaN
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             words = str(error).partition("\n")[0]
             raise TrainingError(f"the bound has no value at step {len(bounds) + 1}: {words}") from error
         (-bound / len(y)).backward()
