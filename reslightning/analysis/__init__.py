@@ -1,0 +1,1 @@
+"""What networks and their priors do, beyond how often they are right."""
