@@ -46,12 +46,10 @@ def build_model(
         num_classes: outputs of the final layer (1000 for ImageNet's networks, 10 for CIFAR's).
         shortcut: A (identity with zero padding), B (projection where the shape changes) or
             C (projections everywhere); arXiv:1512.03385, Sec. 4.1.
-        version: v1 (stride in a bottleneck's first 1x1 convolution), v1.5 (in its 3x3) or
-            v2 (pre-activation, arXiv:1603.05027).
+        version: v1 (stride in a bottleneck's first 1x1), v1.5 (in its 3x3), v2 (pre-activation, arXiv:1603.05027).
         norm: batch, or none: Fixup in residual networks (arXiv:1901.09321), biases in plain ones.
         weights: where they are, see ``load_weights``; None initialises as He et al. do (arXiv:1502.01852).
-        zero_init_residual: start the last scale of every block at zero, so that blocks start as
-            identities (arXiv:1706.02677, Sec. 5.1).
+        zero_init_residual: start each block's last scale at zero, as an identity (arXiv:1706.02677, Sec. 5.1).
         features: leave out the final layer: what is returned gives the vectors [B, D] of the last pooling.
 
     Returns:

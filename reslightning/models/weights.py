@@ -37,8 +37,7 @@ def load_weights(
     Args:
         model: the network to fill.
         source: ``torchvision:NAME``, ``hf:USER/NAME`` or ``hf:USER/NAME/FILE`` on the Hugging Face Hub, a checkpoint or
-            a state dict file, of others too (see ``read_weights``); ``#KEY`` behind it is for files of several weights
-            (``FILE#model_ema``).
+            a state dict file, of others too (see ``read_weights``); ``FILE#KEY`` of a file of several weights.
         arch: the network's name, which ``torchvision:NAME`` is looked up for.
         shortcut: the network's; None is its own default.
         version: the same.
@@ -59,9 +58,8 @@ def load_weights(
     found = _digest(state)
     expected = model.state_dict()
     # Files from before batch normalisation counted its batches lack the counters; nothing reads them.
-    for name, value in expected.items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, torch.zeros_like(value))
+    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    state = {name: torch.zeros_like(value) for name, value in counters.items()} | state
     if new_head:
         state |= {name: expected[name] for name in HEAD}
     check_fit(expected, state, source, arch)

@@ -83,7 +83,10 @@ def test_residual_weights_keep_their_names():
     [
         ({"arch": "vgg16", "norm": "none"}, "vgg16 is as torchvision has it: leave out norm 'none'"),
         ({"arch": "resnet20", "norm": "nome"}, "unknown norm 'nome'; allowed: batch, none"),
-        ({"arch": "resnet20", "norm": "none", "zero_init_residual": True}, "with norm none branches start at zero"),
+        (
+            {"arch": "resnet20", "norm": "none", "zero_init_residual": True},
+            "with norm none every branch starts at zero",
+        ),
         (
             {"arch": "resnet18", "norm": "none", "weights": "torchvision:IMAGENET1K_V1"},
             "is of a network with batch normalisation, and norm none was asked for",
