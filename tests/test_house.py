@@ -18,8 +18,9 @@ ARROWS = {
     "compare": {"models", "run", "track"},
     "train": {"models", "cluster", "data", "run", "track"},
     "evaluation": {"models", "cluster", "data", "run", "track", "train"},
-    "cli": {"models", "cluster", "data", "run", "track", "train", "evaluation"},
-    "commands": {"models", "cluster", "data", "run", "track", "compare", "train", "evaluation", "cli"},
+    "analysis": {"models", "data", "run", "compare", "train"},
+    "cli": {"models", "cluster", "data", "run", "track", "train", "evaluation", "analysis"},
+    "commands": {"models", "cluster", "data", "run", "track", "compare", "train", "evaluation", "analysis", "cli"},
 }
 WITHOUT_TORCH = {
     *("errors", "files", "ranges", "__main__", "slurm", "submission", "cluster", "run", "compare"),
@@ -27,6 +28,7 @@ WITHOUT_TORCH = {
     *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser", "cli.declared", "cli.showing"),
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
     *("commands.doctor", "commands.fetch", "commands.ensemble", "commands.average"),
+    *("commands.analyze", "commands.analyze_gradients", "analysis.gradient_figures"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
 # Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.

@@ -5,11 +5,11 @@ A block gives y = relu(z) with z = F(x) + s(x), so that, with Jacobians J_F and 
     dL/dx = J_F^T dL/dz + J_s^T dL/dz,    dL/dz = dL/dy where z > 0, else 0.
 
 With the identity as shortcut this is the formula dL/dx = dL/dz (dF/dx + I). It holds for dL/dz, in front of the
-rectifier, and not for dL/dy: the rectifier stops the gradient of the identity, too, so that it thins out from block to
-block. A pre-activation block (v2, arXiv:1603.05027) has no rectifier behind the sum: z = y, dL/dz of a block is dL/dx of
-the next, and the identity hands it on unchanged through a whole stage (Eq. 5 there). Its projections, and the shortcut
-of the network's first block, read relu(bn(x)): the formula holds, but their part comes through those. A plain block has
-a residual part alone.
+rectifier, and not for dL/dy: the rectifier stops the gradient where z <= 0, also that which the identity would hand on.
+A pre-activation block (v2, arXiv:1603.05027) has no rectifier behind the sum: z = y, dL/dz of a block is dL/dx of the
+next, and the identity hands it on unchanged through a whole stage (Eq. 5 there). Its projections, and the shortcut of
+the network's first block, read relu(bn(x)): the formula holds, but their part comes through those. A plain block has a
+residual part alone.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Tape:
         found = self._found[name] = {}
         self._maps[name] = x.detach(), y.detach()
         for key, value in (("dx", x), ("dy", y)):
-            value.register_hook(lambda gradient, key=key: found.update({key: gradient}))  # type: ignore[no-untyped-call]
+            value.register_hook(lambda gradient, key=key: found.update({key: gradient}))
 
     def gradients(self) -> Iterator[tuple[str, Gradients]]:
         """Give each block's gradients by its name, from the input on, one at a time: they are large."""
@@ -179,7 +179,8 @@ def _pulled_back(out: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> lis
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Let batch normalisation use a batch's statistics as in training, without adding them to its averages."""
-    norms = [module for module in block.modules() if getattr(module, "track_running_stats", False) and module.training]
+    modules: list[Any] = list(block.modules())
+    norms = [module for module in modules if module.training and getattr(module, "track_running_stats", False)]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -198,8 +199,13 @@ def flow(name: str, shortcut: str, gradients: Gradients, scale: float = 1.0) -> 
         if by_shortcut and by_residual:
             product = (_exact(gradients.shortcut) * _exact(gradients.residual)).sum().item()
             cosine = product / (by_shortcut * by_residual)
-    numbers = (dz, dx, by_shortcut, by_residual)
-    return Flow(name, shortcut, *(scale * one for one in numbers), cosine, scale * _norm(gradients.parameters))
+    dz, dx, by_shortcut, by_residual = (scale * one for one in (dz, dx, by_shortcut, by_residual))
+    return Flow(name, shortcut, dz, dx, by_shortcut, by_residual, cosine, scale * _norm(gradients.parameters))
+
+
+def cells(flow: Flow) -> list[str]:
+    """Return a block's numbers as a CSV file has them, in the order of the fields; what is no number is empty."""
+    return [value if isinstance(value, str) else "" if math.isnan(value) else repr(value) for value in flow]
 
 
 def _exact(value: Tensor) -> Tensor:
