@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ARCHS = "plain56,resnet56"
 IMAGES = 32
 NETWORK = ("shortcut", "version", "norm")
-HEADS = ("block", "shortcut", "|dL/dz|", "|dL/dx|", "by shortcut", "by residual", "cosine", "parameters")
+HEADS = ("block", "shortcut", "|dL/dz|", "|dL/dx|", "by shortcut", "by residual", "cosine", "|dL/dw|")
 FLAT = 2  # a gradient that grows or shrinks less is said to keep its size
 
 
@@ -72,9 +72,11 @@ def _parser() -> CommandParser:
     text = "whose training images (default: the run's, else Digits)"
     parser.add_argument("--data", choices=[*DATA_SETS], help=text)
     parser.add_argument("--root", metavar="DIR", help="where the data is (default: as the run has it, or ./data)")
-    parser.add_argument("--batch_size", type=PositiveInt, default=IMAGES, metavar="N", help=f"images ({IMAGES})")
-    text = "of the start and of which images (default: 0)"
-    parser.add_argument("--seed_everything", type=NonNegativeInt, default=0, metavar="N", help=text)
+    parser.add_argument(
+        "--batch_size", type=PositiveInt, default=IMAGES, metavar="N", help=f"how many (default: {IMAGES})"
+    )
+    text = "of the start, and of which images (default: the run's, else 0)"
+    parser.add_argument("--seed_everything", type=NonNegativeInt, metavar="N", help=text)
     text = f"folder for curves over depth, {layout.GRADIENT_MAP}, and numbers, {layout.GRADIENTS}"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
@@ -119,8 +121,9 @@ def _data(args: Namespace) -> DataModule:
     config = load_config(args.run_dir.expanduser() / layout.CONFIG) if args.run_dir and not args.data else {}
     data = config.get("data") or {"class_path": args.data or "Digits"}
     options = dict(data.get("init_args") or {}) | {"num_workers": 0} | ({"root": args.root} if args.root else {})
+    seed = config.get("seed_everything") or 0 if args.seed_everything is None else int(args.seed_everything)
     kind: Any = registry.load(data["class_path"])
-    return kind(**options | {"seed": int(args.seed_everything)})
+    return kind(**options | {"seed": seed})
 
 
 def _measured(args: Namespace, data: DataModule) -> Iterator[Measured]:
@@ -166,7 +169,7 @@ def _networks(args: Namespace, classes: int) -> Iterator[tuple[str, nn.Module, i
         return
     for arch in _archs(args):
         options = _options(args, arch)
-        torch.manual_seed(int(args.seed_everything))
+        torch.manual_seed(int(args.seed_everything or 0))
         network: Any = build_model(arch, num_classes=classes, **options)  # type: ignore[arg-type]
         said = ", ".join([arch, *(value for value in options.values() if value and value != "none")])
         if options["norm"] != "none":
