@@ -145,9 +145,7 @@ def _batch(data: DataModule, count: int) -> tuple[Tensor, Tensor]:
     prepare(data)
     there = data.n_samples("train")
     if count > there:
-        raise UserError(
-            f"--batch_size {count} asks for more than the {there} training images\nallowed: at most {there}"
-        )
+        raise UserError(f"--batch_size {count} is more than there are training images; allowed: at most {there:,}")
     sampler = WholeBatches(there, count, count, seed=data.seed, rank=0, world_size=1)
     content = next(iter(data.loader("train", sampler, count)))
     data.indices(content)  # or the message about a corrupt image
