@@ -66,7 +66,7 @@ def draw_curves(measured: Sequence[Measured], title: str) -> Any:
 
 
 def draw_map(steps: Sequence[int], norms: Sequence[Sequence[float]], title: str) -> Any:
-    """Return matplotlib's figure of norms of dL/dz, darker where smaller, over time and depth.
+    """Return matplotlib's figure of norms of dL/dz, darker where smaller, white where none, over time and depth.
 
     Args:
         steps: when they were recorded, two or more, in ascending order.
@@ -87,5 +87,5 @@ def draw_map(steps: Sequence[int], norms: Sequence[Sequence[float]], title: str)
     axes.set(xlabel="step", ylabel="block, from the input on")
     axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.set_title(title, fontsize="small")
+    axes.set_title(f"{title}; white: none" if values.mask.any() else title, fontsize="small")
     return figure

@@ -99,8 +99,8 @@ class GradientFlow(Callback):
         norms = {step: [math.nan] * blocks for step in steps}
         for row in rows:
             norms[int(row[0])][int(row[1]) - 1] = float(row[COLUMNS.index("dz")])
-        name = getattr(pl_module, "arch", type(pl_module).__name__)
-        write_figure(draw_map(steps, [*norms.values()], str(name)), self.file.with_name(layout.GRADIENT_MAP))
+        title = f"gradients in training, at the blocks of {getattr(pl_module, 'arch', type(pl_module).__name__)}"
+        write_figure(draw_map(steps, [*norms.values()], title), self.file.with_name(layout.GRADIENT_MAP))
 
 
 def check_recording(callbacks: Sequence[Callback], module: LightningModule) -> None:

@@ -53,7 +53,8 @@ class ImageClassifier(Evaluator):
         shortcut: A (no parameters), B (projection where the shape changes), C (projections
             everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
-        norm: batch normalisation, or none, with Fixup in residual networks (arXiv:1901.09321); none given means batch.
+        norm: batch, or none: without batch normalisation, in residual networks by Fixup (arXiv:1901.09321), whose
+            scalars learn at a tenth of the rate; none given means batch.
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
         weights: torchvision:NAME, hf:USER/NAME, a run directory, a checkpoint or a state dict file to start from,
             other people's too; FILE#KEY of a file of several weights (FILE#model_ema).
