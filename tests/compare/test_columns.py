@@ -23,7 +23,7 @@ def full(k: int) -> RunRecord:
         **{
             "shortcut": "A",
             "version": "v1",
-            "norm": "none",
+            "norm": "batch",
             "group": f"g{k}",
             "identity": f"i{k}",
             "run_id": f"r{k}",
