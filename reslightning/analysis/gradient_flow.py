@@ -250,27 +250,23 @@ def shattering(network: nn.Module, images: Tensor, seed: int = 0) -> dict[int, f
     """
     network, images = _exactly(network), images.double()
     random = torch.Generator().manual_seed(seed)
-    moves = torch.randn(images.shape, generator=random, dtype=torch.float64).to(images.device)
-    moves *= (
-        DISTANCE
-        * images.flatten(1).norm(dim=1)[:, None, None, None]
-        / moves.flatten(1).norm(dim=1)[:, None, None, None]
-    )
+    moves = F.normalize(torch.randn(len(images), images[0].numel(), generator=random, dtype=torch.float64))
+    lengths = DISTANCE * images.flatten(1).norm(dim=1, keepdim=True)
+    neighbours = images + (lengths * moves.to(images.device)).view_as(images)
     blocks = list(blocks_of(network).values())
     step = math.ceil(len(blocks) / DEPTHS)
     numbers = sorted({1, *range(len(blocks), 0, -step)})
     maps: list[Tensor] = []
     for number in numbers:
-        blocks[number - 1].register_forward_hook(lambda block, given, out: maps.append(out))
+        blocks[number - 1].register_forward_hook(lambda block, x, out: maps.append(out))
     found = []
-    for moved in (images, images + moves):
+    for given in (images.detach().requires_grad_(), neighbours.detach().requires_grad_()):
         maps.clear()
-        moved.requires_grad_()
-        network(moved)
+        network(given)
         random.manual_seed(seed)
         along = [torch.randn(out.shape, generator=random, dtype=torch.float64).to(out.device) for out in maps]
         found.append(
-            [torch.autograd.grad(out, moved, v, retain_graph=True)[0] for out, v in zip(maps, along, strict=True)]
+            [torch.autograd.grad(out, given, v, retain_graph=True)[0] for out, v in zip(maps, along, strict=True)]
         )
     return {number: _correlation(one, other) for number, one, other in zip(numbers, *found, strict=True)}
 
@@ -281,4 +277,4 @@ def _correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _exactly(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).double().train()
+    return copy.deepcopy(network).double().train().requires_grad_()

@@ -48,13 +48,16 @@ class GradientFlow(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at what is trained."""
-        check_recording([self], pl_module)
+        if stage == "fit":
+            check_recording([self], pl_module)
         self.folder = self.folder or Path(trainer.default_root_dir)
+        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # which keeps nothing
+        self._writes = trainer.is_global_zero and not trial
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop what was recorded behind the checkpoint that training goes on from: it will be again."""
         self._recorded = -1
-        if trainer.is_global_zero:
+        if self._writes:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             kept = [row for row in _read(self.file) if int(row[0]) < trainer.global_step]
             write_atomically(self.file, _lines([list(COLUMNS), *kept]))
@@ -77,7 +80,7 @@ class GradientFlow(Callback):
         with trainer.precision_plugin.forward_context():
             flows = tape.flows(scale)
         numbers = {name: number for number, name in enumerate(tape.blocks, start=1)}
-        if trainer.is_global_zero:
+        if self._writes:
             with self.file.open("a", newline="") as file:
                 file.write(_lines([[str(self._recorded), str(numbers[one.block]), *cells(one)] for one in flows]))
         for logger in trainer.loggers:
@@ -91,7 +94,7 @@ class GradientFlow(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was recorded."""
-        rows = _read(self.file) if trainer.is_global_zero else []
+        rows = _read(self.file) if self._writes else []
         steps = sorted({int(row[0]) for row in rows})
         if len(steps) < 2:
             return

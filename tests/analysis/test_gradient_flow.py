@@ -162,11 +162,14 @@ def test_an_identity_hands_the_gradient_on_and_its_numbers_say_so():
 
 
 def test_measuring_leaves_the_network_and_the_random_numbers_alone():
-    network = build_model("resnet8")
+    network = build_model("resnet8").double()
+    network.layer1.requires_grad_(False)
+    images = torch.ones(2, 3, 8, 8, dtype=torch.float64)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
-    measure(network, torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
-    shattering(network, torch.ones(2, 3, 8, 8))
+    assert len(measure(network, images, torch.tensor([0, 1]))) == 3  # a frozen block has gradients, too
+    shattering(network, images)
+    assert not images.requires_grad
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -42,6 +42,12 @@ def test_a_run_has_the_same_bits_with_and_without(cli, tmp_path, options):
     assert (tmp_path / "with" / "evaluations" / "gradients.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_trial_run_keeps_nothing(cli, tmp_path):
+    result = cli(f"{LINE} {FLOW} --trainer.fast_dev_run 3")
+    assert result.status == 0, result.err
+    assert not list(tmp_path.rglob("gradients.*"))
+
+
 @pytest.mark.parametrize("step", [0, 3, 4])
 def test_a_stopped_run_ends_with_the_same_records(cli, tmp_path, step):
     files = ("evaluations/gradients.csv", "evaluations/gradients.png")
@@ -108,7 +114,7 @@ def test_a_part_of_an_accumulated_step_counts_as_a_whole(tmp_path, monkeypatch):
     assert scales == [2.0]
 
 
-def test_w_and_b_and_loggers_have_the_norms(cli, tmp_path):
+def test_loggers_have_the_norms(cli, tmp_path):
     logged = "--trainer.logger CSVLogger --trainer.logger.save_dir logs"
     assert cli(f"{LINE} --run_dir run {FLOW} {logged}").status == 0
     (file,) = Path("logs").rglob("metrics.csv")

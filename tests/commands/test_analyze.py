@@ -9,7 +9,7 @@ import pytest
 
 from reslightning.analysis import gradient_figures
 from reslightning.analysis.gradient_figures import Measured
-from reslightning.analysis.gradient_flow import Flow
+from reslightning.analysis.gradient_flow import DISTANCE, Flow
 from tests.conftest import SMALL
 
 GRADIENTS = "analyze gradients --batch_size 8"
@@ -133,6 +133,7 @@ def test_curves_are_told_apart_without_colours_and_named_beside_them():
     assert len(looks) == 2
     assert norms.get_yscale() == "log"
     assert "nats" in norms.get_ylabel()
+    assert f"{100 * DISTANCE:g} % of their norm" in alike.get_ylabel()
     assert alike.get_xlabel() == "block, from the input on"
     figure.canvas.draw()
     (legend,) = figure.legends
