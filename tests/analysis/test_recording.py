@@ -17,14 +17,15 @@ from reslightning.cli.quiet import quiet
 from reslightning.errors import UserError
 from reslightning.train.classifier import ImageClassifier
 from tests.conftest import SMALL, assert_same_bits, assert_same_result
+from tests.ranks import TWO, run
 from tests.train.test_callbacks import assert_goes_on, given
 
 FLOW = given("GradientFlow", every_n_steps=2)
 LINE = f"fit {SMALL} --trainer.max_epochs 2"  # of 5 steps each
 
 
-def records(run: Path) -> list[dict[str, str]]:
-    with (run / "evaluations" / "gradients.csv").open(newline="") as file:
+def records(folder: Path) -> list[dict[str, str]]:
+    with (folder / "evaluations" / "gradients.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -159,3 +160,10 @@ def test_the_map_has_its_axes_named_and_takes_what_is_missing():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "block, from the input on")
     assert "norm" in bar.get_ylabel()
     assert axes.collections[0].get_array().mask.sum() == 2
+
+
+def test_of_two_processes_the_first_records_and_both_train_as_without(tmp_path):
+    run(f"{LINE} {TWO} {FLOW} --run_dir with")
+    run(f"{LINE} {TWO} --run_dir without")
+    assert_same_result(tmp_path / "with", tmp_path / "without")
+    assert [int(row["step"]) for row in records(tmp_path / "with")[::3]] == [0, 2, 4, 6, 8]
