@@ -18,7 +18,7 @@ from reslightning.cli.parser import CommandParser
 from reslightning.data.registry import DATA_SETS
 from reslightning.errors import UserError
 from reslightning.files import check_file, finite, written
-from reslightning.models.architectures import Architecture, resolve_options
+from reslightning.models.architectures import Architecture, get_architecture, resolve_options
 from reslightning.run import layout
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ARCHS = "plain56,resnet56"
 IMAGES = 32
+NUMBERS, CURVES = "gradient-flow.csv", "gradient-flow.png"
 NETWORK = ("shortcut", "version", "norm")
 HEADS = ("block", "shortcut", "|dL/dz|", "|dL/dx|", "by shortcut", "by residual", "cosine", "|dL/dw|")
 FLAT = 2  # a gradient that grows or shrinks less is said to keep its size
@@ -42,16 +43,15 @@ def main(argv: list[str]) -> int:
     data = _data(args)
     measured = list(_measured(args, data))
     of = f"{args.batch_size} training images of {type(data).__name__}"
-    if args.json:
-        print(json.dumps(finite(_document(measured, of)), indent=2))
-    else:
-        print(f"gradients of the mean cross-entropy of {of}, in training mode and float64; |.| is a Euclidean norm")
-        for one in measured:
-            _print(one)
     if args.to:
         _write(measured, args.to.expanduser(), f"{of}, in training mode")
-    if not args.json:
-        print(f"\ncurves and numbers written to {args.to}" if args.to else "\n--to DIR draws curves over depth")
+    if args.json:
+        print(json.dumps(finite(_document(measured, of)), indent=2))
+        return 0
+    print(f"gradients of the mean cross-entropy of {of}, in training mode and float64; |.| is a Euclidean norm")
+    for one in measured:
+        _print(one)
+    print(f"\ncurves and numbers written to {args.to}" if args.to else "\n--to DIR draws curves over depth")
     return 0
 
 
@@ -77,7 +77,7 @@ def _parser() -> CommandParser:
     )
     text = "of the start, and of which images (default: the run's, else 0)"
     parser.add_argument("--seed_everything", type=NonNegativeInt, metavar="N", help=text)
-    text = f"folder for curves over depth, {layout.GRADIENT_MAP}, and numbers, {layout.GRADIENTS}"
+    text = f"folder for curves over depth, {CURVES}, and numbers, {NUMBERS}"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     return parser
@@ -86,8 +86,8 @@ def _parser() -> CommandParser:
 def _check(args: Namespace) -> None:
     """Raise UserError for what cannot be measured or written, before time is spent."""
     if args.to:
-        check_file(args.to.expanduser() / layout.GRADIENTS, "--to")
-        check_file(args.to.expanduser() / layout.GRADIENT_MAP, "--to")
+        check_file(args.to.expanduser() / NUMBERS, "--to")
+        check_file(args.to.expanduser() / CURVES, "--to")
     if args.run_dir:
         given = [name for name in ("arch", *NETWORK) if args.model[name] is not None]
         if given:
@@ -108,9 +108,10 @@ def _archs(args: Namespace) -> list[str]:
 
 
 def _options(args: Namespace, arch: str) -> dict[str, str | None]:
-    """Return what a network is asked to be: of several, a plain one is the same by any shortcut."""
+    """Return what a network is asked to be: of several, a shortcut is asked of those that have some."""
     given = {name: args.model[name] for name in NETWORK}
-    if len(_archs(args)) > 1 and arch.startswith("plain"):
+    own = {name: get_architecture(name).shortcut for name in _archs(args)}
+    if own[arch] is None and any(own.values()):
         given["shortcut"] = None
     return given
 
@@ -236,6 +237,6 @@ def _write(measured: Sequence[Measured], folder: Path, title: str) -> None:
     for one in measured:
         for number, flow in enumerate(one.flows, start=1):
             writer.writerow([one.label, number, *cells(flow), one.correlations.get(number, "")])
-    with written(folder / layout.GRADIENTS) as file:
+    with written(folder / NUMBERS) as file:
         file.write(text.getvalue().encode())
-    write_figure(draw_curves(measured, title), folder / layout.GRADIENT_MAP)
+    write_figure(draw_curves(measured, title), folder / CURVES)

@@ -34,7 +34,7 @@ def test_tables_and_files(cli, tmp_path):
     for table in tables[1:]:
         assert re.findall(r"^layer\d\.\d", table, re.MULTILINE) == ["layer1.0", "layer2.1", "layer3.2"]
     ratios = [float(value) for value in re.findall(r"first block is (\S+) times", result.out)]
-    with (tmp_path / "out" / "there" / "gradients.csv").open(newline="") as file:
+    with (tmp_path / "out" / "there" / "gradient-flow.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["network"], row["number"]) for row in rows] == [
         (name, str(number)) for name in ("plain20", "resnet20") for number in range(1, 10)
@@ -43,7 +43,7 @@ def test_tables_and_files(cli, tmp_path):
         assert float(rows[start]["dz"]) / float(rows[start + 8]["dz"]) == pytest.approx(ratio, rel=0.01)
     assert not any(row["shortcut_part"] for row in rows[:9])
     assert all(row["correlation"] for row in rows)
-    assert (tmp_path / "out" / "there" / "gradients.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "there" / "gradient-flow.png").read_bytes().startswith(b"\x89PNG")
     again = cli(f"{GRADIENTS} --model.arch plain20,resnet20 --to out/there")
     assert again.out == result.out
 
@@ -97,10 +97,15 @@ def test_a_run_s_network_on_its_own_data(cli, finished):
             "vgg16 has no blocks, at whose inputs gradients are measured\nGive",
         ),
         (f"{GRADIENTS} --model.arch plain20 --model.shortcut A", "plain20 has no shortcuts: leave out shortcut 'A'"),
+        (
+            f"{GRADIENTS} --model.arch plain20,plain56 --model.shortcut A",
+            "plain20 has no shortcuts: leave out shortcut",
+        ),
+        (f"{GRADIENTS} --model.shortcut Z", "unknown shortcut 'Z'; allowed: A, B, C"),
         (f"{GRADIENTS} --model.norm nome", "unknown norm 'nome'; allowed: batch, none"),
         (f"{GRADIENTS} --run_dir nowhere", "nowhere is no run directory: it has no config.yaml"),
         (f"{GRADIENTS} --run_dir nowhere --model.arch resnet8", "Leave out --model.arch, or --run_dir."),
-        (f"{GRADIENTS} --to file/below", "--to file/below/gradients.csv cannot be written: Not a directory"),
+        (f"{GRADIENTS} --to file/below", "--to file/below/gradient-flow.csv cannot be written: Not a directory"),
         ("analyze gradients --batch_size 5000", "allowed: at most 1,438"),
         ("analyze gradients --batch_size 0", "--batch_size=0 is not allowed"),
         (f"{GRADIENTS} --data CIFAR10 --root nowhere", "nowhere"),
