@@ -18,7 +18,7 @@ ARROWS = {
     "compare": {"models", "run", "track"},
     "train": {"models", "cluster", "data", "run", "track"},
     "evaluation": {"models", "cluster", "data", "run", "track", "train"},
-    "analysis": {"models", "cluster", "data", "run", "track", "train"},
+    "analysis": {"models", "cluster", "data", "run", "track", "compare", "train"},
     "cli": {"models", "cluster", "data", "run", "track", "train", "evaluation", "analysis"},
     "commands": {"models", "cluster", "data", "run", "track", "compare", "train", "evaluation", "analysis", "cli"},
 }
@@ -30,6 +30,7 @@ WITHOUT_TORCH = {
     *("commands.doctor", "commands.fetch", "commands.ensemble", "commands.average"),
     *("commands.export", "evaluation.formats"),
     *("analysis.deep_gp", "analysis.deep_gp_findings", "analysis.deep_gp_figures"),
+    *("commands.analyze", "commands.analyze_gradients", "commands.analyze_deep_gp", "analysis.gradient_figures"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
 # Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.

@@ -52,7 +52,7 @@ ONLY = {  # the package's own options that some commands have
     "recalibrate": ("validate", "test"),
 }
 # Options that a network of torchvision's does not have, and what stands for none.
-NOT_BORROWED = {"shortcut": None, "version": None, "zero_init_residual": False, "frozen_stages": None}
+NOT_BORROWED = {"shortcut": None, "version": None, "norm": None, "zero_init_residual": False, "frozen_stages": None}
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
 

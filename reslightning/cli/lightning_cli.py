@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from reslightning.analysis.recording import GradientFlow, check_recording
 from reslightning.cli.choice import belongs_to, check_output, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
 from reslightning.cli.counting import Given, given_options, leave_out, refuse, refuse_dropped, refuse_unread
@@ -295,6 +296,8 @@ class CLI(LightningCLI):
                 callbacks.append(embeddings(self.model, Path(self._options.embeddings)))
         if self.segment:
             keep_apart(callbacks, self.segment.run)
+            for recording in (one for one in callbacks if isinstance(one, GradientFlow)):
+                recording.folder = self.segment.run.evaluations
             callbacks += [*self.segment.callbacks(), Findings(self.segment.run.directory)]
         return callbacks
 
@@ -305,6 +308,7 @@ class CLI(LightningCLI):
             self._options.trainer.check_val_every_n_epoch,
             logged=bool(_listed(built.logger)) or Wandb(**self._options.wandb.as_dict()).asked_mode() != "disabled",
         )
+        check_recording(_listed(built.callbacks), model)
 
     def _predictions(self, rows: int) -> Path:
         """Return where so many predictions go."""

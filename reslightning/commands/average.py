@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reslightning.data.base import DataModule
 
 IMAGES = 10_000  # of training, where a data set has so many
-NETWORK = ("arch", "num_classes", "shortcut", "version")
+NETWORK = ("arch", "num_classes", "shortcut", "version", "norm")
 KEPT = ("hyper_parameters", "class_names", "class_ids", "normalisation", "sizes")
 
 

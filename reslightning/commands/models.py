@@ -49,6 +49,7 @@ def _parser() -> CommandParser:
     parser.add_argument("name", nargs="*", help="networks to show, also of other depths (resnet26); all by default")
     parser.add_argument("--shortcut", help=f"{', '.join(SHORTCUTS)} instead of the network's own")
     parser.add_argument("--version", help="v1, v1.5 or v2 instead of the network's own")
+    parser.add_argument("--norm", help="none instead of batch normalisation")
     parser.add_argument(
         "--num_classes", type=PositiveInt, metavar="N", help="outputs instead of the network's own number"
     )
@@ -60,9 +61,10 @@ def _row(name: str, args: Namespace) -> tuple[str, ...]:
     own = get_architecture(name)
     shortcut = args.shortcut if args.name or own.shortcut else None
     version = args.version if args.name or own.version else None
-    network = resolve_options(name, shortcut, version)
+    norm = args.norm if args.name or own.version else None
+    network = resolve_options(name, shortcut, version, norm)
     classes = args.num_classes or network.num_classes
-    parameters, multiply_adds = cost(name, num_classes=classes, shortcut=shortcut, version=version)
+    parameters, multiply_adds = cost(name, num_classes=classes, shortcut=shortcut, version=version, norm=norm)
     return (
         name,
         str(network.layers),

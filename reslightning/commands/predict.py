@@ -98,6 +98,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--model.arch", metavar="NAME", help="the network, of weights that do not say it")
     parser.add_argument("--model.shortcut", metavar="A|B|C", help="the same")
     parser.add_argument("--model.version", metavar="v1|v1.5|v2", help="the same")
+    parser.add_argument("--model.norm", metavar="batch|none", help="the same")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, a line each, in their order")
     parser.add_argument("--top", type=PositiveInt, default=TOP, metavar="N", help=f"classes a picture (default: {TOP})")
     kinds = Literal["table", "csv", "jsonl"]
@@ -220,7 +221,7 @@ def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
         return ImageClassifier.restored(weights, read_checkpoint(Path(weights).expanduser()), run.directory)
     if Path(weights).expanduser().is_dir():
         return ImageClassifier.from_run(weights)
-    network = {name: args.model[name] for name in ("arch", "shortcut", "version")}
+    network = {name: args.model[name] for name in ("arch", "shortcut", "version", "norm")}
     return from_weights(weights, **network, say=lambda line: print(line, file=sys.stderr, flush=True))
 
 

@@ -150,6 +150,7 @@ ROWS = (
     Column("val_source", _fact("val_source"), EACH),
     Column("shortcut", _fact("shortcut"), EACH),
     Column("version", _fact("version"), EACH),
+    Column("norm", _fact("norm"), EACH),
     Column("steps", _fact("global_step"), EACH),
     Column("segments", lambda run: len(run.summary.get("segments") or []), EACH),
     Column("world_size", _fact("world_size"), EACH),

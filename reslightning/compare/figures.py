@@ -119,9 +119,17 @@ def plot(lines: Sequence[Curve], path: Path, *, log: bool, over: str, title: str
     import matplotlib as mpl
 
     mpl.use("agg")
+    write_figure(draw(lines, log=log, over=over, title=title), path)
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write matplotlib's figure, of the kind that the file's name says, and close it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     from matplotlib import pyplot
 
-    figure = draw(lines, log=log, over=over, title=title)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=150)
     pyplot.close(figure)

@@ -262,7 +262,7 @@ def _reached(content: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def _beside(model: ImageClassifier, data: DataModule, protocol: str, top: str) -> str:
-    options = (model.hparams["shortcut"], model.hparams["version"])
+    options = (model.hparams[name] for name in ("shortcut", "version", "norm"))
     images = data.n_samples("test")
     known = published(model.arch, type(data).__name__, protocol, *options, images=images)
     value = getattr(known, top) if known else None

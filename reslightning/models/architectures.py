@@ -18,6 +18,7 @@ from reslightning.models.borrowed import BORROWED, Borrowed
 SHORTCUTS = {"A": "nowhere", "B": "where the shape changes", "C": "everywhere"}
 Shortcut: TypeAlias = Literal[tuple(SHORTCUTS)]  # type: ignore[valid-type]  # what the parser allows
 Version = Literal["v1", "v1.5", "v2"]
+Norm = Literal["batch", "none"]
 
 
 def projects(shortcut: Shortcut | None, *, changes: bool) -> bool:
@@ -38,6 +39,7 @@ class Architecture:
         image_size: height and width in pixels that multiply-adds are counted at.
         shortcut: default shortcut option (Sec. 3.3, 4.1); None for a plain network.
         version: default order and stride placement within a block.
+        norm: batch normalisation, or none.
     """
 
     block: Literal["basic", "bottleneck"]
@@ -48,6 +50,16 @@ class Architecture:
     image_size: int
     shortcut: Shortcut | None
     version: Version
+    norm: Norm = "batch"
+
+    @property
+    def fixup(self) -> bool:
+        """Whether Fixup (arXiv:1901.09321) takes the place of normalisation: a plain network has no branch to scale."""
+        return self.norm == "none" and self.shortcut is not None
+
+    def biases(self, channels: int) -> int:
+        """Return how many biases stand where so many channels would be normalised: one in Fixup, else one each."""
+        return min(channels, 1) if self.fixup else channels
 
     @property
     def expansion(self) -> int:
@@ -183,34 +195,39 @@ def check_size(name: str, size: int) -> None:
         raise UserError(f"{name} takes images of {network.least} pixels or more a side; given: {size}")
 
 
-def resolve_options(name: str, shortcut: str | None, version: str | None) -> Network:
-    """Return the architecture called ``name`` with this shortcut and version, None meaning its own default.
+def resolve_options(name: str, shortcut: str | None, version: str | None, norm: str | None = None) -> Network:
+    """Return the architecture called ``name`` with these options, None meaning its own default.
 
     Raises:
         UserError: an option is unknown, or was asked of a network that has no such choice.
     """
     network = get_architecture(name)
-    shortcuts, versions = get_args(Shortcut), get_args(Version)
+    shortcuts, versions, norms = get_args(Shortcut), get_args(Version), get_args(Norm)
     if shortcut not in (None, *shortcuts):
         raise UserError(f"unknown shortcut {shortcut!r}; allowed: {', '.join(shortcuts)} (arXiv:1512.03385, Sec. 4.1)")
     if version not in (None, *versions):
         raise UserError(f"unknown version {version!r}; allowed: {', '.join(versions)}")
+    if norm not in (None, *norms):
+        raise UserError(f"unknown norm {norm!r}; allowed: {', '.join(norms)}")
     if network.shortcut is None and shortcut is not None:
         raise UserError(f"{name} has no shortcuts: leave out shortcut {shortcut!r}, or use a resnet")
     if isinstance(network, Borrowed):
         if version is not None:
             raise UserError(f"{name} has no versions: leave out version {version!r}, or use a resnet")
+        if norm is not None:
+            raise UserError(f"{name} is as torchvision has it: leave out norm {norm!r}, or use a resnet")
         return network
-    return replace(network, shortcut=shortcut or network.shortcut, version=version or network.version)  # type: ignore[arg-type]
+    chosen = {"shortcut": shortcut, "version": version, "norm": norm}
+    return replace(network, **{option: value for option, value in chosen.items() if value})  # type: ignore[arg-type]
 
 
-def canonical(name: str, shortcut: str | None, version: str | None) -> Network:
+def canonical(name: str, shortcut: str | None, version: str | None, norm: str | None = None) -> Network:
     """Return what ``resolve_options`` does, equal for equal networks: v1.5 moves a stride within the bottleneck alone.
 
     Raises:
         UserError: as there.
     """
-    network = resolve_options(name, shortcut, version)
+    network = resolve_options(name, shortcut, version, norm)
     if isinstance(network, Architecture) and (network.block, network.version) == ("basic", "v1.5"):
         return replace(network, version="v1")
     return network
@@ -229,6 +246,7 @@ def cost(
     num_classes: int | None = None,
     shortcut: str | None = None,
     version: str | None = None,
+    norm: str | None = None,
     image_size: int | None = None,
 ) -> Cost:
     """Count parameters, and the multiply-adds of convolutions and final layer, as the paper does.
@@ -238,12 +256,13 @@ def cost(
         num_classes: outputs of the final layer; None is the architecture's own.
         shortcut: A, B or C; None is the architecture's own.
         version: v1, v1.5 or v2; None is the architecture's own.
+        norm: batch or none; None is batch.
         image_size: height and width of the input in pixels; None is the architecture's own.
 
     Raises:
         UserError: an unknown name or option, or another size of a network of torchvision's.
     """
-    network = resolve_options(name, shortcut, version)
+    network = resolve_options(name, shortcut, version, norm)
     classes, size = num_classes or network.num_classes, image_size or network.image_size
     if isinstance(network, Architecture):
         features = network.widths[-1] * network.expansion
@@ -257,13 +276,20 @@ def cost(
 
 def _body(architecture: Architecture, size: int) -> Cost:
     """Count what lies before the final layer."""
-    parameters = 2 * architecture.widths[-1] * architecture.expansion if architecture.version == "v2" else 0
+    features = architecture.widths[-1] * architecture.expansion
+    parameters = _normalization(architecture, features) if architecture.version == "v2" else 0
     multiply_adds = 0
     for conv in _convolutions(architecture, size):
         weights = conv.inputs * conv.outputs * conv.kernel**2
-        parameters += weights + 2 * conv.normalized
+        parameters += weights + _normalization(architecture, conv.normalized)
+        parameters += conv.scalars if architecture.fixup else 0
         multiply_adds += weights * conv.size**2
     return Cost(parameters, multiply_adds)
+
+
+def _normalization(architecture: Architecture, channels: int) -> int:
+    """Count scales and biases of channels' batch normalisation, or the biases in its place."""
+    return 2 * channels if architecture.norm == "batch" else architecture.biases(channels)
 
 
 class _Convolution(NamedTuple):
@@ -272,13 +298,14 @@ class _Convolution(NamedTuple):
     kernel: int
     size: int  # height and width of its output
     normalized: int  # channels of the batch normalisation that belongs to it
+    scalars: int = 0  # of Fixup: one added to its input, and behind a branch's last one that it is multiplied by
 
 
 def _convolutions(architecture: Architecture, size: int) -> Iterator[_Convolution]:
-    pre = architecture.version == "v2"
+    pre, normalized = architecture.version == "v2", architecture.norm == "batch"
 
-    def convolution(inputs: int, outputs: int, kernel: int, size: int) -> _Convolution:
-        return _Convolution(inputs, outputs, kernel, size, inputs if pre else outputs)
+    def convolution(inputs: int, outputs: int, kernel: int, size: int, scalars: int = 1) -> _Convolution:
+        return _Convolution(inputs, outputs, kernel, size, inputs if pre else outputs, scalars)
 
     channels = architecture.widths[0]
     if architecture.stem == "imagenet":
@@ -295,11 +322,11 @@ def _convolutions(architecture: Architecture, size: int) -> Iterator[_Convolutio
             size = (size + 1) // 2 if strided else size
             if architecture.block == "basic":
                 yield convolution(channels, width, 3, size)
-                yield convolution(width, width, 3, size)
+                yield convolution(width, width, 3, size, 2)
             else:
                 yield convolution(channels, width, 1, size if architecture.version == "v1" else before)
                 yield convolution(width, width, 3, size)
-                yield convolution(width, outputs, 1, size)
+                yield convolution(width, outputs, 1, size, 2)
             if projects(architecture.shortcut, changes=strided or channels != outputs):
-                yield _Convolution(channels, outputs, 1, size, 0 if pre else outputs)
+                yield _Convolution(channels, outputs, 1, size, outputs if normalized and not pre else 0, 1)
             channels = outputs

@@ -131,6 +131,7 @@ def published(
     protocol: str,
     shortcut: str | None = None,
     version: str | None = None,
+    norm: str | None = None,
     *,
     images: int | None = None,
 ) -> Published | None:
@@ -142,6 +143,7 @@ def published(
         protocol: how an image is evaluated.
         shortcut: None for the network's own.
         version: None for the network's own.
+        norm: None for batch normalisation.
         images: of the test set that was used; a part of one has no published result. None is all of it.
 
     Raises:
@@ -149,7 +151,7 @@ def published(
     """
     if images is not None and images != TEST_IMAGES.get(dataset, images):
         return None
-    network = canonical(arch, shortcut, version)
+    network = canonical(arch, shortcut, version, norm)
     rows = [row for row in PUBLISHED if (row.arch, row.dataset, row.protocol) == (arch, dataset, protocol)]
     return next((row for row in rows if canonical(arch, row.shortcut, row.version) == network), None)
 
@@ -174,6 +176,7 @@ def beside(summary: Mapping[str, Any], images: float | None = None) -> Published
             summary["protocol"],
             summary.get("shortcut"),
             summary.get("version"),
+            summary.get("norm"),
             images=None if counted is None else int(counted),
         )
     except (KeyError, TypeError, ValueError, OverflowError, UserError):

@@ -11,13 +11,15 @@ from reslightning.errors import UserError
 from reslightning.models.architectures import Architecture, resolve_options
 from reslightning.models.blocks import (
     BasicBlock,
+    Block,
     Bottleneck,
     PreActivationBasicBlock,
     PreActivationBottleneck,
-    conv3x3,
+    branch_convolutions,
 )
 from reslightning.models.borrowed import borrow
 from reslightning.models.features import without_head
+from reslightning.models.normalization import fixup_start, he_start, normalization
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_values
 
@@ -30,6 +32,7 @@ def build_model(
     num_classes: Annotated[int | None, Range("1 or more")] = None,
     shortcut: str | None = None,
     version: str | None = None,
+    norm: str | None = None,
     weights: str | None = None,
     zero_init_residual: bool = False,
     features: bool = False,
@@ -43,11 +46,10 @@ def build_model(
         num_classes: outputs of the final layer (1000 for ImageNet's networks, 10 for CIFAR's).
         shortcut: A (identity with zero padding), B (projection where the shape changes) or
             C (projections everywhere); arXiv:1512.03385, Sec. 4.1.
-        version: v1 (stride in a bottleneck's first 1x1 convolution), v1.5 (in its 3x3) or
-            v2 (pre-activation, arXiv:1603.05027).
+        version: v1 (stride in a bottleneck's first 1x1), v1.5 (in its 3x3), v2 (pre-activation, arXiv:1603.05027).
+        norm: batch, or none: Fixup in residual networks (arXiv:1901.09321), biases in plain ones.
         weights: where they are, see ``load_weights``; None initialises as He et al. do (arXiv:1502.01852).
-        zero_init_residual: start the last scale of every block at zero, so that blocks start as
-            identities (arXiv:1706.02677, Sec. 5.1).
+        zero_init_residual: start each block's last scale at zero, as an identity (arXiv:1706.02677, Sec. 5.1).
         features: leave out the final layer: what is returned gives the vectors [B, D] of the last pooling.
 
     Returns:
@@ -57,7 +59,7 @@ def build_model(
         UserError: an unknown name or option, or weights that do not fit.
     """
     check_values(build_model, locals(), "")
-    network = resolve_options(arch, shortcut, version)
+    network = resolve_options(arch, shortcut, version, norm)
     classes = network.num_classes if num_classes is None else num_classes
     if zero_init_residual and network.shortcut is None:
         raise UserError(f"zero_init_residual needs shortcuts, to pass by what starts at zero, and {arch} has none")
@@ -67,7 +69,7 @@ def build_model(
     else:
         model = borrow(arch, classes)
     if weights is not None:
-        load_weights(model, str(weights), arch, shortcut=shortcut, version=version)
+        load_weights(model, str(weights), arch, shortcut=shortcut, version=version, norm=norm)
     return without_head(model) if features else model
 
 
@@ -92,26 +94,36 @@ class ResNet(nn.Module):
             self.conv1: nn.Conv2d = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            self.conv1 = conv3x3(3, width)
+            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
         if not self.pre_activation:
-            self.bn1 = nn.BatchNorm2d(width)
+            self.bn1 = normalization(architecture, width)
         self.stages: list[str] = []
         for number, stage in enumerate(_stages(architecture), start=1):
             self.stages.append(f"layer{number}")
             setattr(self, f"layer{number}", stage)
         features = architecture.widths[-1] * architecture.expansion
         if self.pre_activation:
-            self.norm = nn.BatchNorm2d(features)
+            self.norm = normalization(architecture, features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(features, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_start(self)
+        if architecture.fixup:
+            fixup_start([branch_convolutions(block) for block in self.blocks], self.fc)
         if zero_init_residual:
-            self._zero_init_residual()
+            self._zero_init_residual(architecture)
 
-    def _zero_init_residual(self) -> None:
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks of all stages, from the input on."""
+        return [block for stage in self.stages for block in getattr(self, stage)]
+
+    def _zero_init_residual(self, architecture: Architecture) -> None:
+        if architecture.norm == "none":
+            raise UserError(
+                "zero_init_residual is of batch normalisation's scales: leave it out, with norm none every branch "
+                "starts at zero"
+            )
         if self.pre_activation:
             raise UserError(
                 "zero_init_residual needs version v1 or v1.5: in a pre-activation block (v2) a scale of "
@@ -120,7 +132,7 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, BasicBlock | Bottleneck):
                 last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
-                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.weight)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to logits [B, num_classes]."""
@@ -150,20 +162,19 @@ class ResNet(nn.Module):
 
 
 def _stages(architecture: Architecture) -> list[nn.Sequential]:
-    shortcut, version = architecture.shortcut, architecture.version
     stages = []
     channels = architecture.widths[0]
     for number, (depth, width) in enumerate(zip(architecture.depths, architecture.widths, strict=True)):
         blocks: list[nn.Module] = []
         for position in range(depth):
             stride = 2 if number > 0 and position == 0 else 1
-            if version == "v2":
+            if architecture.version == "v2":
                 first = number == 0 and position == 0
                 pre = PreActivationBasicBlock if architecture.block == "basic" else PreActivationBottleneck
-                blocks.append(pre(channels, width, stride, shortcut, first))
+                blocks.append(pre(channels, width, stride, architecture, first))
             else:
                 post = BasicBlock if architecture.block == "basic" else Bottleneck
-                blocks.append(post(channels, width, stride, shortcut, version))
+                blocks.append(post(channels, width, stride, architecture))
             channels = width * architecture.expansion
         stages.append(nn.Sequential(*blocks))
     return stages

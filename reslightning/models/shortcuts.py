@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reslightning.models.architectures import Shortcut, projects
+from reslightning.models.architectures import Architecture, projects
+from reslightning.models.normalization import convolution
 
 
 class ZeroPad(nn.Module):
@@ -24,20 +25,19 @@ class ZeroPad(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
 
 
-def make_shortcut(
-    option: Shortcut | None, in_channels: int, out_channels: int, stride: int, *, normalize: bool
-) -> nn.Module | None:
+def make_shortcut(network: Architecture, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
     """Return what a block's shortcut consists of; None is the identity (or no shortcut at all).
 
     Args:
-        option: A, B, C, or None for a plain network.
+        network: what the block is of: its shortcut is A, B, C, or None of a plain one. Behind a projection there is
+            batch normalisation, where the network has it, but not in pre-activation blocks.
         in_channels: channels of the block's input.
         out_channels: channels of the block's output.
         stride: the block's stride.
-        normalize: batch normalisation behind a projection (not in pre-activation blocks).
     """
     changes = stride != 1 or in_channels != out_channels
-    if projects(option, changes=changes):
-        projection = [nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)]
-        return nn.Sequential(*projection, *([nn.BatchNorm2d(out_channels)] if normalize else []))
-    return ZeroPad(in_channels, out_channels, stride) if option == "A" and changes else None
+    if projects(network.shortcut, changes=changes):
+        normalized = network.norm == "batch" and network.version != "v2"
+        projection = convolution(network, in_channels, out_channels, 1, stride)
+        return nn.Sequential(projection, *([nn.BatchNorm2d(out_channels)] if normalized else []))
+    return ZeroPad(in_channels, out_channels, stride) if network.shortcut == "A" and changes else None

@@ -28,6 +28,7 @@ def load_weights(
     *,
     shortcut: str | None = None,
     version: str | None = None,
+    norm: str | None = None,
     new_head: bool = False,
     say: Callable[[str], object] = print,
 ) -> str:
@@ -36,11 +37,11 @@ def load_weights(
     Args:
         model: the network to fill.
         source: ``torchvision:NAME``, ``hf:USER/NAME`` or ``hf:USER/NAME/FILE`` on the Hugging Face Hub, a checkpoint or
-            a state dict file, of others too (see ``read_weights``); ``#KEY`` behind it is for files of several weights
-            (``FILE#model_ema``).
+            a state dict file, of others too (see ``read_weights``); ``FILE#KEY`` of a file of several weights.
         arch: the network's name, which ``torchvision:NAME`` is looked up for.
         shortcut: the network's; None is its own default.
         version: the same.
+        norm: the same.
         new_head: leave the final layer as it is, whether the file has one or not.
         say: takes a line about what was left out of a file, and which of several weights were taken.
 
@@ -48,7 +49,7 @@ def load_weights(
         UserError: the source cannot be read, says that it is of another network, or does not fit; every
             missing, unexpected and misshapen name is counted in the message, and the first of them are in it.
     """
-    content, file, key = read_source(source, arch)
+    content, file, key = read_source(source, arch, norm)
     state, lines = read_weights(content, file, key)
     for line in lines:
         say(line)
@@ -57,19 +58,23 @@ def load_weights(
     found = _digest(state)
     expected = model.state_dict()
     # Files from before batch normalisation counted its batches lack the counters; nothing reads them.
-    for name, value in expected.items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, torch.zeros_like(value))
+    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    state = {name: torch.zeros_like(value) for name, value in counters.items()} | state
     if new_head:
         state |= {name: expected[name] for name in HEAD}
     check_fit(expected, state, source, arch)
-    check_network(content, source, arch, shortcut, version)
+    check_network(content, source, arch, shortcut, version, norm)
     model.load_state_dict(state)
     return found
 
 
 def check_network(
-    content: Mapping[str, Any], source: str, arch: str, shortcut: str | None, version: str | None
+    content: Mapping[str, Any],
+    source: str,
+    arch: str,
+    shortcut: str | None,
+    version: str | None,
+    norm: str | None = None,
 ) -> None:
     """Raise UserError where a checkpoint says that it is of another network: shapes may be alike."""
     said = content.get("hyper_parameters")
@@ -77,8 +82,8 @@ def check_network(
         said = {"arch": arch, "shortcut": None, "version": None}
     if not isinstance(said, Mapping) or not {"arch", "shortcut", "version"} <= said.keys():
         return
-    there = _network(said["arch"], said["shortcut"], said["version"])
-    here = _network(arch, shortcut, version)
+    there = _network(said["arch"], said["shortcut"], said["version"], said.get("norm"))  # of older versions without
+    here = _network(arch, shortcut, version, norm)
     if there[1] != here[1]:
         raise UserError(
             f"the weights in {source} are of {there[0]}, and were asked to be those of {here[0]}\nGive --model.arch "
@@ -87,9 +92,9 @@ def check_network(
         )
 
 
-def _network(arch: str, shortcut: str | None, version: str | None) -> tuple[str, Network]:
+def _network(arch: str, shortcut: str | None, version: str | None, norm: str | None) -> tuple[str, Network]:
     """Return a network in words, and what it consists of."""
-    network = canonical(arch, shortcut, version)
+    network = canonical(arch, shortcut, version, norm)
     return f"{arch}, shortcut {network.shortcut or 'none'}, {network.version or 'no version'}", network
 
 
@@ -121,7 +126,7 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             + _common(expected, state)
             + "\n".join(problems[:SHOWN])
             + rest
-            + "\nChoose the architecture, shortcut, version and number of classes they were trained with"
+            + "\nChoose the architecture, shortcut, version, norm and number of classes they were trained with"
             + (", or fit with --model.new_head true to train a new final layer." if _new_head(arch, problems) else ".")
         )
 
@@ -143,13 +148,19 @@ def _new_head(arch: str, problems: list[str]) -> bool:
     return of_head and not isinstance(get_architecture(arch), Borrowed)
 
 
-def read_source(source: str, arch: str) -> tuple[Mapping[str, Any], str, str | None]:
+def read_source(source: str, arch: str, norm: str | None = None) -> tuple[Mapping[str, Any], str, str | None]:
     """Return what a source of weights holds, its name, and the key in it if it names one; see ``load_weights``.
 
     Args:
         source: ``torchvision:NAME``, or a file or ``hf:USER/NAME``, with ``#KEY`` behind it perhaps.
         arch: the network that ``torchvision:NAME`` is looked up for.
+        norm: the network's, for which torchvision may have none; None is batch.
     """
+    if source.startswith("torchvision:") and norm == "none":
+        raise UserError(
+            f"{source} is of a network with batch normalisation, and norm none was asked for\nLeave out model.norm, "
+            "or start without weights."
+        )
     if source.startswith("torchvision:"):
         return _from_torchvision(source, arch), source, None
     hub, key = source.startswith("hf:"), None

@@ -56,6 +56,7 @@ class Summary(TypedDict, total=False):
     arch: str
     shortcut: str | None
     version: str | None
+    norm: str | None  # null is batch normalisation
     parameters: int
     multiply_adds: int  # of one image
     dataset: str

@@ -22,6 +22,7 @@ def build_model(
     num_classes: int | None = None,
     shortcut: str | None = None,
     version: str | None = None,
+    norm: str | None = None,
     weights: str | None = None,
     zero_init_residual: bool = False,
     features: bool = False,
@@ -33,6 +34,7 @@ def build_model(
         num_classes: outputs of the final layer; None is the architecture's own, as in all that follow.
         shortcut: A, B or C (arXiv:1512.03385, Sec. 4.1).
         version: v1, v1.5 or v2.
+        norm: batch or none.
         weights: ``torchvision:NAME``, ``hf:USER/NAME``, a run directory, a checkpoint or a state dict file, other
             people's too; ``FILE#KEY`` of a file of several weights. None initialises.
         zero_init_residual: start the last scale of every block at zero.
@@ -51,6 +53,7 @@ def build_model(
         num_classes=num_classes,
         shortcut=shortcut,
         version=version,
+        norm=norm,
         weights=None if weights is None else weights_file(str(weights)),
         zero_init_residual=zero_init_residual,
         features=features,

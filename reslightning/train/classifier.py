@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import TrainingError, UserError
-from reslightning.models.architectures import Shortcut, Version, check_size, check_trainable
+from reslightning.models.architectures import Norm, Shortcut, Version, check_size, check_trainable
 from reslightning.models.checkpoint import read_checkpoint
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
@@ -53,6 +53,8 @@ class ImageClassifier(Evaluator):
         shortcut: A (no parameters), B (projection where the shape changes), C (projections
             everywhere); none given means the network's own (arXiv:1512.03385, Sec. 4.1).
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
+        norm: batch, or none: without batch normalisation, in residual networks by Fixup (arXiv:1901.09321), whose
+            scalars learn at a tenth of the rate; none given means batch.
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
         weights: torchvision:NAME, hf:USER/NAME, a run directory, a checkpoint or a state dict file to start from,
             other people's too; FILE#KEY of a file of several weights (FILE#model_ema).
@@ -87,6 +89,7 @@ class ImageClassifier(Evaluator):
         num_classes: Annotated[int, Range("1 or more")] = 10,
         shortcut: Shortcut | None = None,
         version: Version | None = None,
+        norm: Norm | None = None,
         zero_init_residual: bool = False,
         weights: str | None = None,
         optim: Optim = Optim(),  # noqa: B008 - frozen
@@ -112,7 +115,12 @@ class ImageClassifier(Evaluator):
         kept = plain(given | {"optim": asdict(self.optim), "schedule": asdict(self.schedule)})
         self.save_hyperparameters({k: v for k, v in kept.items() if k not in ("weights", "new_head")}, logger=False)
         self.model = build_model(
-            arch, num_classes=num_classes, shortcut=shortcut, version=version, zero_init_residual=zero_init_residual
+            arch,
+            num_classes=num_classes,
+            shortcut=shortcut,
+            version=version,
+            norm=norm,
+            zero_init_residual=zero_init_residual,
         )
         self.weights_digest = self._load(weights, bool(new_head))  # of what training starts from
         self._frozen = self._freeze(frozen_stages or 0)
@@ -168,7 +176,7 @@ class ImageClassifier(Evaluator):
     def _load(self, weights: str | None, new_head: bool) -> str | None:
         if weights is None:
             return None
-        network = {name: self.hparams[name] for name in ("shortcut", "version")}
+        network = {name: self.hparams[name] for name in ("shortcut", "version", "norm")}
         say, file = rank_zero_only(print), weights_file(str(weights))
         return load_weights(self.model, file, self.arch, new_head=new_head, say=say, **network)
 

@@ -15,7 +15,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from reslightning.cluster.allocation import Allocation
 from reslightning.data.base import DataModule
 from reslightning.data.progress import batches_per_epoch, syncs_batchnorm
-from reslightning.models.architectures import cost, resolve_options
+from reslightning.models.architectures import Architecture, cost, resolve_options
 from reslightning.models.published import beside
 from reslightning.run.provenance import mixed_code
 from reslightning.run.summary import Summary, error_percent, validated_on
@@ -47,14 +47,14 @@ def run_cost(model: ImageClassifier, data: DataModule) -> tuple[int, int]:
         num_classes=model.num_classes,
         shortcut=hparams["shortcut"],
         version=hparams["version"],
+        norm=hparams["norm"],
         image_size=data.image_size,
     )
 
 
 def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_mode: str) -> list[str]:
     """Return lines that say what a training will do."""
-    network = resolve_options(model.arch, model.hparams["shortcut"], model.hparams["version"])
-    parameters, multiply_adds = run_cost(model, data)
+    network = _network(model)
     train, val = data.n_samples("train"), data.n_samples("val")
     micro = data.micro_batch_size(trainer.world_size, accumulated := trainer.accumulate_grad_batches)
     part = data.part("val")
@@ -63,8 +63,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     left_out = train - batches * micro * trainer.world_size
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
     lines = [
-        f"  network    {model.arch}, shortcut {network.shortcut or 'none'}, {network.version}: {parameters:,} "
-        f"parameters, {multiply_adds / 1e9:.3f} x 10^9 multiply-adds",
+        _described(network, model, data),
         f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({seen}), "
         f"{data.num_classes} classes",
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
@@ -84,7 +83,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
             "see reslightning doctor --full"
         )
     synced = trainer.world_size if syncs_batchnorm(trainer) else 1
-    if micro * synced < SMALL_BATCH:
+    if micro * synced < SMALL_BATCH and network.norm == "batch":
         advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
         lines.append(
             f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
@@ -96,6 +95,21 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
             f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
         )
     return lines
+
+
+def _network(model: ImageClassifier) -> Architecture:
+    network = resolve_options(model.arch, *(model.hparams[name] for name in ("shortcut", "version", "norm")))
+    assert isinstance(network, Architecture)  # others are not trained
+    return network
+
+
+def _described(network: Architecture, model: ImageClassifier, data: DataModule) -> str:
+    parameters, multiply_adds = run_cost(model, data)
+    norm = "" if network.norm == "batch" else ", no batch normalisation"
+    return (
+        f"  network    {model.arch}, shortcut {network.shortcut or 'none'}, {network.version}{norm}: {parameters:,} "
+        f"parameters, {multiply_adds / 1e9:.3f} x 10^9 multiply-adds"
+    )
 
 
 def _rate(model: ImageClassifier, data: DataModule) -> str:

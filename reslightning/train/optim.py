@@ -179,16 +179,24 @@ def make_factor(schedule: Schedule, steps_per_epoch: int, epochs: int) -> Factor
     return warm_up(factor, schedule.warmup * steps_per_epoch)
 
 
+# Of the rate, for the scalars of Fixup, each of which moves whole maps (github.com/hongyi-zhang/Fixup, cifar_train.py).
+SCALARS = 0.1
+
+
 def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str, Any]]:
     """Return the groups an optimizer takes: by weight decay, and by rate where the body has its own.
 
-    Norms and biases are the parameters of fewer than two dimensions; the head is the final layer, fc.
+    Norms and biases are the parameters of fewer than two dimensions; the head is the final layer, fc. Fixup's scalars,
+    in networks without batch normalisation, learn at a tenth of the rate, as its authors train them.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = optim.weight_decay if optim.decay_norm_and_bias or parameter.ndim > 1 else 0.0
-            rate = lr if optim.body_lr is None or name.startswith("fc.") else lr * optim.body_lr
+            head = name.startswith("fc.")
+            rate = lr if optim.body_lr is None or head else lr * optim.body_lr
+            if parameter.numel() == 1 and not head:
+                rate *= SCALARS
             groups.setdefault((rate, decay), []).append(parameter)
     # Weight decay first, as the order of what an optimizer keeps goes by it.
     ordered = sorted(groups, key=lambda group: (-group[0], -group[1]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from reslightning.data.folder import USUAL
 from reslightning.data.labels import imagenet_classes
 from reslightning.errors import UserError
-from reslightning.models.architectures import ARCHITECTURES, FAMILIES, Shortcut, Version, get_architecture
+from reslightning.models.architectures import ARCHITECTURES, FAMILIES, Norm, Shortcut, Version, get_architecture
 from reslightning.models.borrowed import Borrowed
 from reslightning.models.foreign import read_weights
 from reslightning.models.resnet import build_model
@@ -30,6 +30,7 @@ def from_weights(
     arch: str | None = None,
     shortcut: Shortcut | None = None,
     version: Version | None = None,
+    norm: Norm | None = None,
     say: Callable[[str], object] = print,
 ) -> ImageClassifier:
     """Return the network of weights as an evaluation would use it, in evaluation mode, with what ``from_run`` says.
@@ -39,16 +40,17 @@ def from_weights(
         arch: the network; None is the one that the weights say, or else the only one that they fit.
         shortcut: the network's; None is what the weights say, or its own default.
         version: the same.
+        norm: the same.
         say: takes a line about what is taken for granted.
 
     Raises:
         UserError: the weights cannot be read, or fit no network or several.
     """
     if source.startswith("torchvision:"):
-        return _torchvision(source, arch, shortcut, version)
+        return _torchvision(source, arch, shortcut, version, norm)
     content, file, key = read_source(source, arch or "")
     if isinstance(said := content.get("hyper_parameters"), dict) and "arch" in said:
-        for name, value in (("arch", arch), ("shortcut", shortcut), ("version", version)):
+        for name, value in (("arch", arch), ("shortcut", shortcut), ("version", version), ("norm", norm)):
             if value is not None:
                 content = {**content, "hyper_parameters": content["hyper_parameters"] | {name: value}}
         run = Path(file).expanduser().absolute().parent.parent
@@ -56,7 +58,7 @@ def from_weights(
     state = read_weights(content, file, key).state
     classes = _classes(state)
     arch = arch or fitting(state, source)
-    model = ImageClassifier(arch, num_classes=classes, shortcut=shortcut, version=version, weights=source)
+    model = ImageClassifier(arch, num_classes=classes, shortcut=shortcut, version=version, norm=norm, weights=source)
     facts, lines = _usual(arch, classes)
     say(f"{source} says nothing of its network: taken for {arch}; {lines}")
     return model.having(facts)
@@ -112,11 +114,18 @@ def _usual(arch: str, classes: int) -> tuple[dict[str, Any], str]:
     return facts, f"classes {names}; normalised by ImageNet's mean and standard deviation"
 
 
-def _torchvision(source: str, arch: str | None, shortcut: Shortcut | None, version: Version | None) -> ImageClassifier:
+def _torchvision(
+    source: str, arch: str | None, shortcut: Shortcut | None, version: Version | None, norm: Norm | None
+) -> ImageClassifier:
     entry = torchvision_weights(source, arch)
     network = type(entry).__name__.removesuffix("_Weights").lower()
     model = ImageClassifier(
-        network, num_classes=IMAGENET, shortcut=shortcut, version=version, weights=f"torchvision:{entry.name}"
+        network,
+        num_classes=IMAGENET,
+        shortcut=shortcut,
+        version=version,
+        norm=norm,
+        weights=f"torchvision:{entry.name}",
     )
     how = entry.transforms()
     return model.having(

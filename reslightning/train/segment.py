@@ -289,6 +289,7 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "arch": model.arch,
         "shortcut": model.hparams["shortcut"],
         "version": model.hparams["version"],
+        "norm": model.hparams["norm"],
         "dataset": type(data).__name__,
         "classes": data.num_classes,
         "protocol": model.protocol(data),

@@ -20,7 +20,15 @@ def full(k: int) -> RunRecord:
     }
     summary = {
         **{"arch": ("resnet20", "resnet32")[k], "dataset": "CIFAR10", "protocol": "center", "val_source": "test"},
-        **{"shortcut": "A", "version": "v1", "group": f"g{k}", "identity": f"i{k}", "run_id": f"r{k}", "seed": k},
+        **{
+            "shortcut": "A",
+            "version": "v1",
+            "norm": "batch",
+            "group": f"g{k}",
+            "identity": f"i{k}",
+            "run_id": f"r{k}",
+            "seed": k,
+        },
         **{"status": ("finished", "failed")[k], "epochs": 9, "global_step": 20 + k, "world_size": 1 + k},
         **{"parameters": 270_000 + k, "multiply_adds": 41_000_000 + k, "device": "cuda"},
         **{"seconds": 60.25 + k, "images_per_second": 1000.5 + k, "data_wait": 0.25 + k / 7, "minutes_lost": 0.5 + k},

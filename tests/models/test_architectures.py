@@ -1,6 +1,7 @@
 """The table against the paper's numbers, and its arithmetic against the networks themselves."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -54,14 +55,20 @@ def measured(model: nn.Module, size: int) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), total
 
 
+@pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("version", ["v1", "v1.5", "v2"])
-@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "resnet164", "resnet50_cifar"])
-def test_the_arithmetic_is_the_networks(name, shortcut, version):
+@pytest.mark.parametrize(
+    ("name", "shortcut"),
+    [
+        *product(["resnet18", "resnet50", "resnet20", "resnet164", "resnet50_cifar"], ["A", "B", "C"]),
+        *product(["plain18", "plain20"], [None]),
+    ],
+)
+def test_the_arithmetic_is_the_networks(name, shortcut, version, norm):
+    options = {"shortcut": shortcut, "version": version, "norm": norm, "num_classes": 7}
     with torch.device("meta"):
-        model = build_model(name, shortcut=shortcut, version=version, num_classes=7)
-    size = get_architecture(name).image_size
-    assert measured(model, size) == cost(name, shortcut=shortcut, version=version, num_classes=7)
+        model = build_model(name, **options)
+    assert measured(model, get_architecture(name).image_size) == cost(name, **options)
 
 
 @pytest.mark.parametrize("name", sorted({*list_architectures()} - {*BORROWED, "resnet1202", "resnet1001"}))
@@ -115,3 +122,7 @@ def test_unknown_options_come_with_those_there_are():
         cost("resnet20", shortcut="Z")
     with pytest.raises(UserError, match=r"unknown version 'v3'; allowed: v1, v1\.5, v2"):
         cost("resnet20", version="v3")
+    with pytest.raises(UserError, match="unknown norm 'layer'; allowed: batch, none"):
+        cost("resnet20", norm="layer")
+    with pytest.raises(UserError, match="vgg16 is as torchvision has it: leave out norm 'none'"):
+        cost("vgg16", norm="none")

@@ -71,6 +71,16 @@ def test_rates_that_go_by_the_batch_and_by_the_layer():
     assert sum(len(group["params"]) for group in make_optimizer(model, Optim()).param_groups) == 58
 
 
+def test_fixup_s_scalars_learn_at_a_tenth_of_the_rate():
+    model = build_model("resnet8", norm="none", num_classes=1)
+    large, small = make_optimizer(model, Optim(lr=0.1)).param_groups
+    assert (large["lr"], small["lr"]) == (0.1, pytest.approx(0.01))
+    scalars = {id(value) for name, value in model.named_parameters() if name.split(".")[-1] in ("shift", "multiplier")}
+    scalars |= {id(value) for name, value in model.named_parameters() if ".bn" in name or name.startswith("bn")}
+    assert {id(value) for value in small["params"]} == scalars
+    assert len(make_optimizer(build_model("plain8", norm="none"), Optim()).param_groups) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
