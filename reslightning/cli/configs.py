@@ -20,6 +20,9 @@ GROUPS = ("data", "model", "trainer", "wandb", "model.optim", "model.schedule")
 OF_A_FILE = ("data", "model.optim", "model.schedule")  # or of a class path
 
 
+STUDIES = "studies"  # the folder of configs/ whose files are no options of ``fit``
+
+
 class Loader(yaml.SafeLoader):
     """YAML that means what it says: no key is given twice, and no number reads as another, 1:30 as 90 or 010 as 8."""
 
@@ -176,13 +179,21 @@ def config_folders() -> list[Path]:
 
 def available_configs() -> list[str]:
     """Return the names that -c takes without a path."""
-    return sorted(
-        {
-            path.relative_to(folder).with_suffix("").as_posix()
-            for folder in config_folders()
-            for path in folder.glob("**/*.yaml")
-        }
-    )
+    return [name for name in _names("**/*.yaml") if not name.startswith(f"{STUDIES}/")]
+
+
+def available_studies() -> list[str]:
+    """Return the names that ``study`` takes without a path."""
+    return [name.removeprefix(f"{STUDIES}/") for name in _names(f"{STUDIES}/*.yaml")]
+
+
+def _names(pattern: str) -> list[str]:
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in config_folders()
+        for path in folder.glob(pattern)
+    }
+    return sorted(found)
 
 
 def find_config(name: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from jsonargparse import Namespace
 
-from reslightning.cli.configs import available_configs, config_folders
+from reslightning.cli.configs import STUDIES, available_studies, config_folders
 from reslightning.cli.parser import CommandParser
 from reslightning.commands import submit
 from reslightning.compare.columns import column
@@ -24,7 +24,6 @@ from reslightning.errors import UserError, near_misses
 from reslightning.files import check_folder, exclusive, write_atomically
 from reslightning.run.record import RunRecord
 
-FOLDER = "studies"
 PAGE, FIGURE, TABLE = "index.html", "curves.png", "runs.csv"
 COLUMNS = ("train/top1", "val/top1")
 DONE = ("finished", "failed")  # a training that diverged is an answer, too
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         _list(study, path.stem)
         return 0
-    to = (args.to or Path(FOLDER) / f"{path.stem}-{args.scale}").expanduser()
+    to = (args.to or Path(STUDIES) / f"{path.stem}-{args.scale}").expanduser()
     try:
         check_folder(to)
         to.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,7 @@ def _parser() -> CommandParser:
         description="Run an experiment at one of its scales, and write a page: the claim, errors with their spread, "
         "curves, and whether the claim is supported. What has been run already is not run again.",
     )
-    text = f"one of {', '.join(_known())}, or the file of a study of one's own"
+    text = f"one of {', '.join(available_studies())}, or the file of a study of one's own"
     parser.add_argument("name", metavar="NAME", help=text)
     text = "tiny (minutes), small (hours on a laptop) or full (the paper's); default: tiny"
     parser.add_argument("--scale", choices=get_args(Scale), default="tiny", help=text)
@@ -72,20 +71,18 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _known() -> list[str]:
-    return [name.removeprefix(f"{FOLDER}/") for name in available_configs() if name.startswith(f"{FOLDER}/")]
-
-
 def find_study(name: str) -> Path:
     """Return the file of a study: a path, or a name in ./configs/studies or in the package.
 
     Raises:
         UserError: there is none.
     """
-    places = [Path(name).expanduser(), *(folder / FOLDER / f"{name}.yaml" for folder in config_folders())]
+    places = [Path(name).expanduser(), *(folder / STUDIES / f"{name}.yaml" for folder in config_folders())]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise UserError(f"no study {name!r}{near_misses(name, _known())}\nallowed: a file, or {', '.join(_known())}")
+        raise UserError(
+            f"no study {name!r}{near_misses(name, available_studies())}\nallowed: a file, or {', '.join(available_studies())}"
+        )
     return found
 
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 import yaml
 
-from reslightning.cli.configs import available_configs
+from reslightning.cli.configs import available_configs, available_studies
 from reslightning.commands import submit
 from reslightning.commands.study import find_study
 from reslightning.compare.study import Question, answer, read_study
@@ -69,10 +69,10 @@ def test_a_study_trains_what_is_missing_and_says_what_came_out(cli, here, tmp_pa
 
 
 def test_every_study_is_whole_and_its_runs_are_accepted(cli):
-    names = [name for name in available_configs() if name.startswith("studies/")]
-    assert "studies/degradation" in names
-    for name in names:
-        path = find_study(name.removeprefix("studies/"))
+    assert "degradation" in available_studies()
+    assert not {name for name in available_configs() if "degradation" in name}
+    for name in available_studies():
+        path = find_study(name)
         study = read_study(path)
         assert set(study.scales) <= {"tiny", "small", "full"}
         assert cli(f"study {path} --dry_run").out.count("reslightning fit") >= 2 * len(study.scales)
