@@ -67,7 +67,8 @@ def build_model(
     else:
         model = borrow(arch, classes)
     if weights is not None:
-        load_weights(model, str(weights), arch, shortcut=shortcut, version=version)
+        new_head = features and isinstance(model, ResNet)  # which is left out at once
+        load_weights(model, str(weights), arch, shortcut=shortcut, version=version, new_head=new_head)
     return without_head(model) if features else model
 
 

@@ -19,6 +19,7 @@ from reslightning.models.hub import download
 
 SHOWN = 10  # names of a file that does not fit
 HEAD = ("fc.weight", "fc.bias")
+NETWORK = {"arch", "num_classes", "shortcut", "version"}  # what a checkpoint of ours says of its network, always
 
 
 def load_weights(
@@ -72,10 +73,10 @@ def check_network(
     content: Mapping[str, Any], source: str, arch: str, shortcut: str | None, version: str | None
 ) -> None:
     """Raise UserError where a checkpoint says that it is of another network: shapes may be alike."""
-    said = content.get("hyper_parameters")
+    said = said_network(content)
     if source.startswith("torchvision:"):  # whose strides are v1.5's, and the names and shapes the same as of v1
         said = {"arch": arch, "shortcut": None, "version": None}
-    if not isinstance(said, Mapping) or not {"arch", "shortcut", "version"} <= said.keys():
+    if said is None:
         return
     there = _network(said["arch"], said["shortcut"], said["version"])
     here = _network(arch, shortcut, version)
@@ -85,6 +86,12 @@ def check_network(
             f"{said['arch']}, and --model.shortcut and --model.version as they were: {there[1].shortcut}, "
             f"{there[1].version}."
         )
+
+
+def said_network(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a checkpoint of ours says of its network; None of others, whatever names their options have."""
+    said = content.get("hyper_parameters")
+    return said if isinstance(said, Mapping) and said.keys() >= NETWORK else None
 
 
 def _network(arch: str, shortcut: str | None, version: str | None) -> tuple[str, Network]:
@@ -112,6 +119,11 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             f"  misshapen   {name}: the network has {list(expected[name].shape)}, the file {list(state[name].shape)}"
             for name in expected
             if name in state and state[name].shape != expected[name].shape
+        ),
+        *(
+            f"  no floats:  {name}, but {str(value.dtype).removeprefix('torch.')}, quantised perhaps"
+            for name, value in state.items()
+            if name in expected and expected[name].is_floating_point() and not value.is_floating_point()
         ),
     ]
     if problems:
@@ -172,7 +184,7 @@ def _from_torchvision(source: str, arch: str) -> Mapping[str, Any]:
         raise UserError(
             f"cannot download {source} for {arch}: {error}\nOn a machine with internet run "
             f"`reslightning fetch torchvision:{arch}.{weights.name} --to DIR`, then give the file it names "
-            "as model.weights. To train from scratch: no model.weights, and no model.new_head."
+            "as model.weights."
         ) from error
 
 
