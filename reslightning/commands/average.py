@@ -119,8 +119,8 @@ def _training_data(checkpoint: Path, root: Path | None) -> DataModule:
         data = of_config(config, **given)
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"{run / layout.CONFIG} does not say what {run} was trained on: {error}\nGive --recalibrate 0 to average the "
-            "statistics, too."
+            f"{run / layout.CONFIG} does not say what {run} was trained on: {error}\nGive --recalibrate 0 to average "
+            "the statistics, too."
         ) from error
     data.upright = bool(summary.get("exif_orientation", data.upright))
     there = (summary.get("fingerprint") or {}).get("data")

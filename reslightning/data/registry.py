@@ -56,7 +56,7 @@ def outside() -> list[type[DataModule]]:
 
 
 def known(class_path: object) -> type[DataModule]:
-    """Return a data set that a file names which may be anybody's: nothing is imported for it but what is of this package.
+    """Return the data set that a file names, anybody's perhaps: of other packages nothing is imported for it.
 
     Raises:
         UserError: it is neither a row of the table nor a data module that is imported already.

@@ -116,9 +116,10 @@ def _input(facts: Mapping[str, Any], size: int) -> Iterator[str]:
     if sizes.get("eval_resize"):
         if (upright := facts.get("exif_orientation")) is not None:
             yield f"- It is {'turned upright as' if upright else 'not turned, whatever'} its EXIF data says."
+        middle = f"{sizes['eval_size']} x {sizes['eval_size']} is taken{_assumed(facts)}"
         yield (
             f"- Its shorter side is scaled to {sizes['eval_resize']} pixels ({sizes['interpolation']}, with "
-            f"antialiasing), and of that the middle {sizes['eval_size']} x {sizes['eval_size']} is taken{_assumed(facts)}."
+            f"antialiasing), and of that the middle {middle}."
         )
     elif sizes:
         yield f"- It is given at {size} x {size} pixels, as its data set has it{_assumed(facts)}."
