@@ -107,7 +107,8 @@ def _seen(model: ImageClassifier) -> dict[str, Any]:
 def _of_run(run: Path, checkpoint: str, content: Mapping[str, Any]) -> dict[str, Any]:
     record = RunRecord.from_directory(run)
     summary = record.summary
-    data, options = summary.get("fingerprint", {}).get("data"), summary.get("options") or {}
+    fingerprint, options = summary.get("fingerprint") or {}, summary.get("options") or {}
+    data = fingerprint.get("data")
     started = options.get("model.weights")
     if started and not str(started).startswith(("torchvision:", "hf:")):
         started = Path(str(started)).name  # where it lay is nobody's business
@@ -119,7 +120,7 @@ def _of_run(run: Path, checkpoint: str, content: Mapping[str, Any]) -> dict[str,
         "data": data["digest"] if data else None,
         "licence": getattr(type(configured(run / layout.CONFIG)), "licence", None),
         "started_from": started,
-        "weights": summary.get("fingerprint", {}).get("weights"),
+        "weights": fingerprint.get("weights"),
         "seed": summary.get("seed"),
         "precision": options.get("trainer.precision"),
         "checkpoint": checkpoint,

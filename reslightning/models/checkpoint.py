@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -134,22 +134,21 @@ def _facts(text: str, path: Path) -> dict[str, Any]:
             f"{path} is of format {form}, and this version of reslightning knows {FORMAT}\nUse the version that made "
             "it."
         )
-    check_facts(facts if form == FORMAT else None, path)
+    _refuse(["what it is of"] if form != FORMAT else [], path)
+    check_facts(facts, path)
     return {name: value for name, value in facts.items() if name != "format"}
 
 
-def check_facts(facts: Mapping[str, Any] | None, path: Path) -> None:
-    """Raise UserError where what a file says besides its weights is not what it must be; None is nothing that it says.
+def check_facts(facts: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError where what a file, anybody's perhaps, says besides its weights is not what it must be."""
+    wrong = [name for name, right in KINDS.items() if not right(facts.get(name))]
+    classes = [facts.get(name) for name in ("class_names", "class_ids")]
+    if not wrong and any(one and len(one) != facts["hyper_parameters"]["num_classes"] for one in classes):
+        wrong = ["its classes"]
+    _refuse(wrong, path)
 
-    The file may be anybody's: what is written and computed by these facts takes them as they are.
-    """
-    wrong = (
-        ["what it is of"] if facts is None else [name for name, right in KINDS.items() if not right(facts.get(name))]
-    )
-    if facts is not None and not wrong:
-        classes = [facts.get(name) for name in ("class_names", "class_ids")]
-        if any(one and len(one) != facts["hyper_parameters"]["num_classes"] for one in classes):
-            wrong = ["its classes"]
+
+def _refuse(wrong: Sequence[str], path: Path) -> None:
     if wrong:
         raise UserError(
             f"{path} does not say rightly {', '.join(wrong)}: its metadata is broken\nExport it again (reslightning "
@@ -173,9 +172,8 @@ def _normalises(value: Any) -> bool:
     if value is None:
         return True
     given = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else [None]
-    if not all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in given):
-        return False
-    return all(one > 0 for one in given[1])
+    three = all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in given)
+    return three and all(one > 0 for one in given[-1] or ())
 
 
 def _is_number(value: Any) -> bool:

@@ -48,7 +48,7 @@ def build_model(
         weights: where they are, see ``load_weights``; None initialises as He et al. do (arXiv:1502.01852).
         zero_init_residual: start the last scale of every block at zero, so that blocks start as
             identities (arXiv:1706.02677, Sec. 5.1).
-        features: leave out the final layer: what is returned gives the vectors [B, D] of the last pooling.
+        features: leave out the final layer, the weights' too: the vectors [B, D] of the last pooling are returned.
 
     Returns:
         A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes].
@@ -67,8 +67,7 @@ def build_model(
     else:
         model = borrow(arch, classes)
     if weights is not None:
-        new_head = features and isinstance(model, ResNet)  # which is left out at once
-        load_weights(model, str(weights), arch, shortcut=shortcut, version=version, new_head=new_head)
+        load_weights(model, str(weights), arch, shortcut=shortcut, version=version, new_head=features)
     return without_head(model) if features else model
 
 

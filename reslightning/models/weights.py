@@ -62,7 +62,7 @@ def load_weights(
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros_like(value))
     if new_head:
-        state |= {name: expected[name] for name in HEAD}
+        state |= {name: expected[name] for name in HEAD if name in expected}
     check_fit(expected, state, source, arch)
     check_network(content, source, arch, shortcut, version)
     model.load_state_dict(state)

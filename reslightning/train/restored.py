@@ -15,14 +15,12 @@ from reslightning.errors import Assumed, UserError
 from reslightning.models.checkpoint import check_facts
 from reslightning.run import layout
 from reslightning.run.record import read_summary
+from reslightning.run.summary import believe
 
 SIZES = ("image_size", "eval_resize", "eval_size", "interpolation")
 SEEN = ("class_names", "mean", "std", *SIZES)
-INSTEAD = {
-    "class_names": "numbers as names",
-    **dict.fromkeys(("mean", "std"), "ImageNet's mean and standard deviation"),
-}
-INSTEAD |= dict.fromkeys(SIZES, "usual sizes")
+INSTEAD = dict.fromkeys(("mean", "std"), "ImageNet's mean and standard deviation")
+INSTEAD |= {"class_names": "numbers as names", **dict.fromkeys(SIZES, "usual sizes")}
 
 
 def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,9 +31,10 @@ def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint: one of its checkpoints; those of versions before lack some of it.
     """
     check_facts(checkpoint, directory)
-    summary = read_summary(directory) or {}
-    classes = checkpoint.get("class_names") or summary.get("fingerprint", {}).get("data", {}).get("classes")
-    known = {**checkpoint.get("normalisation", {}), **checkpoint.get("sizes", {})}
+    summary, _ = believe(read_summary(directory) or {})
+    content = (summary.get("fingerprint") or {}).get("data") or {}
+    classes = checkpoint.get("class_names") or content.get("classes")
+    known = {**(checkpoint.get("normalisation") or {}), **(checkpoint.get("sizes") or {})}
     known |= {"class_names": list(classes)} if classes else {}
     if not known.keys() >= set(SEEN) and (data := configured(directory / layout.CONFIG)):
         names = getattr(type(data), "class_names", None)  # a folder's would be looked for on the disk
@@ -43,10 +42,8 @@ def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         known = options | ({"class_names": list(names)} if isinstance(names, tuple | list) else {}) | known
     if unknown := [name for name in SEEN if name not in known]:
         instead = "; ".join(dict.fromkeys(INSTEAD[name] for name in unknown))
-        line = (
-            f"{directory}: neither checkpoint nor config.yaml says {', '.join(unknown)}; taken where needed: {instead}"
-        )
-        warnings.warn(line, Assumed, stacklevel=5)
+        line = f"neither checkpoint nor config.yaml says {', '.join(unknown)}; taken where needed: {instead}"
+        warnings.warn(f"{directory}: {line}", Assumed, stacklevel=5)
     upright = checkpoint.get("exif_orientation", summary.get("exif_orientation"))
     return {name: known.get(name) for name in SEEN} | {"exif_orientation": upright}
 
@@ -70,5 +67,5 @@ def of_config(config: Mapping[str, Any], **options: Any) -> DataModule:
         UserError: its class is none that ``registry.known`` accepts, or does not take its options.
     """
     data = registry.known(config["data"]["class_path"])(**(config["data"].get("init_args") or {}) | options)
-    data.download, data.stage_to = False, None
+    vars(data).update(download=False, stage_to=None)
     return data
