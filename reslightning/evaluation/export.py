@@ -70,12 +70,13 @@ def check_place(to: Path, source: str) -> None:
 
 def _check_apart(to: Path, source: str) -> None:
     for name in (source, source.rpartition("#")[0]):  # a file of several weights
+        file, inside = Path(name).expanduser(), False
         with contextlib.suppress(OSError, ValueError):  # no name that a file can have
-            file = Path(name).expanduser()
-            if file.is_file() and to.resolve() in (file.resolve().parent, file.parent.resolve()):
-                raise UserError(
-                    f"{name} lies in --to {to}, whose files an export replaces or removes\nGive another folder."
-                )
+            inside = file.is_file() and to.resolve() in (file.resolve().parent, file.parent.resolve())
+        if inside:
+            raise UserError(
+                f"{name} lies in --to {to}, whose files an export replaces or removes\nGive another folder."
+            )
 
 
 def check_same(to: Path, trained: Trained) -> None:

@@ -32,8 +32,8 @@ def seen(directory: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_facts(checkpoint, directory)
     summary, _ = believe(read_summary(directory) or {})
-    content = (summary.get("fingerprint") or {}).get("data") or {}
-    classes = checkpoint.get("class_names") or content.get("classes")
+    content = (summary.get("fingerprint") or {}).get("data")
+    classes = checkpoint.get("class_names") or (content and content.get("classes"))
     known = {**(checkpoint.get("normalisation") or {}), **(checkpoint.get("sizes") or {})}
     known |= {"class_names": list(classes)} if classes else {}
     if not known.keys() >= set(SEEN) and (data := configured(directory / layout.CONFIG)):

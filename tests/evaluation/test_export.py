@@ -430,9 +430,9 @@ def test_what_is_not_known_is_not_normalised_by_and_what_is_assumed_is_said(cli)
     torch.save({name: content[name] for name in ("state_dict", "hyper_parameters")}, "c.ckpt")
     found = cli("export c.ckpt --to out --format torch.export --normalise")
     assert (found.status, "which these weights do not say" in found.err) == (2, True)
-    assert found.err.startswith(
-        f"{Path().absolute()}/c.ckpt: neither checkpoint nor config.yaml says class_names, mean, std, "
-    ), "a line, and no warning of Python's"
+    assert found.err.startswith("c.ckpt: neither checkpoint nor config.yaml says class_names, mean, std, "), (
+        "a line, and no warning of Python's"
+    )
     assert "; taken where needed: numbers as names; ImageNet's mean and standard deviation; usual sizes\n" in found.err
     torch.save(network.state_dict(), "bare.pth")
     found = cli("export bare.pth --model.arch resnet8 --to out --format torch.export --normalise")
