@@ -160,10 +160,10 @@ def _check_finite(trained: Trained, answers: Tensor, words: str) -> None:
         return
     state = trained.network.state_dict()
     wrong = [name for name, value in state.items() if not value.isfinite().all()]
-    why = f"not finite are {some(wrong)}" if wrong else "its weights are finite, and too large"
+    why = f"neither are its weights, {some(wrong)}" if wrong else "its weights are, and too large"
     raise UserError(
-        f"the network answers {words} with values that are no finite numbers: {why}\nNothing is exported. Its training "
-        "has diverged perhaps, or the file is damaged: give other weights, an earlier checkpoint say."
+        f"the network's answers are no finite numbers, on {words}; {why}\nNothing is exported. Its training has "
+        "diverged perhaps, or the file is damaged: give other weights, an earlier checkpoint say."
     )
 
 

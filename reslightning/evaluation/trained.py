@@ -24,8 +24,8 @@ from reslightning.train.classifier import ImageClassifier
 from reslightning.train.pretrained import from_weights
 from reslightning.train.restored import SIZES, configured
 
-PARTS = {"train": "training images that were held out", "held-out": "training images that were held out"}
-PARTS |= {"val": "validation images", "test": "test images"}
+PARTS = {**dict.fromkeys(("train", "held-out"), "held-out training images"), "val": "validation images"}
+PARTS |= {"test": "test images"}
 
 
 @dataclass(frozen=True)

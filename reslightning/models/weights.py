@@ -19,6 +19,7 @@ from reslightning.models.hub import download
 
 SHOWN = 10  # names of a file that does not fit
 HEAD = ("fc.weight", "fc.bias")
+NO_HEAD = "They have no final layer: build_model(..., features=True) takes them so, for vectors of images."
 NETWORK = {"arch", "num_classes", "shortcut", "version"}  # what a checkpoint of ours says of its network, always
 
 
@@ -135,6 +136,7 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             + rest
             + "\nChoose the architecture, shortcut, version and number of classes they were trained with"
             + (", or fit with --model.new_head true to train a new final layer." if _new_head(arch, problems) else ".")
+            + ("" if any(name in state for name in HEAD) or HEAD[0] not in expected else f"\n{NO_HEAD}")
         )
 
 

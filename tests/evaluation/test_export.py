@@ -316,8 +316,8 @@ def test_held_out_images_are_called_the_same_in_both_places(cli, tmp_path):
     assert done.status == 0, done.err
     assert cli("export run --to out").status == 0
     text = Path("out/README.md").read_text()
-    assert "compared with the network on 4 training images that were held out of ImageFolder" in text
-    assert re.search(r"4 training images that were held out +\| center", text)
+    assert "compared with the network on 4 held-out training images of ImageFolder" in text
+    assert re.search(r"4 held-out training images +\| center", text)
 
 
 def test_the_readme_says_where_graphs_differ(cli):
@@ -378,7 +378,11 @@ def test_a_network_that_answers_with_no_numbers_is_not_exported(cli, value):
     torch.save(content, "c.ckpt")
     found = cli("export c.ckpt --to out")
     assert found.status == 2
-    assert "values that are no finite numbers: not finite are conv1.weight\n" in found.err
+    assert (
+        "answers are no finite numbers, on 20 images of noise, for want of the run's test images; neither are"
+        in found.err
+    )
+    assert "neither are its weights, conv1.weight\n" in found.err
     assert not Path("out").exists()
 
 

@@ -153,10 +153,9 @@ def test_no_door_uses_what_a_run_s_configuration_names(cli, finished, tmp_path, 
         assert "neither checkpoint nor config.yaml says mean, std" in done.err
     done = cli("average run w.ckpt --to o.ckpt")
     assert done.status == 2
-    assert (
-        f"config.yaml does not say what run was trained on: the data set {name} is none of this package's" in done.err
-    )
-    assert reslightning.load("run").mean is None
+    assert f"does not say what run was trained on: the data set {name} is none of this package's" in done.err
+    with pytest.warns(Assumed):
+        assert reslightning.load("run").mean is None
     assert not (tmp_path / "executed").exists()
 
 

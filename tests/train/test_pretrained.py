@@ -37,14 +37,18 @@ def test_weights_of_no_network(tmp_path):
         load(tmp_path / "w.pth")
 
 
+EXPORT = "export w.pth --to out"
+
+
 def test_a_file_without_a_final_layer_is_known_by_the_rest(cli, tmp_path):
     source = build_model("resnet50")
     state = {name: value for name, value in source.state_dict().items() if not name.startswith("fc.")}
     torch.save({"state_dict": {f"module.encoder_q.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
-    found = cli("export w.pth --to out")
+    found = cli(EXPORT)
     assert found.status == 2
     assert "w.pth are those of resnet50 without its final layer, and so know no classes" in found.err
     assert "fit --model.arch resnet50 --model.weights w.pth --model.new_head true" in found.err
+    assert "They have no final layer: build_model(..., features=True)" in cli(f"{EXPORT} --model.arch resnet50").err
     python = re.search(r"reslightning\.(build_model\(.*\))\.", found.err)[1]
     vectors = eval(python, {"build_model": build_model}).eval()
     images = torch.randn(2, 3, 64, 64)
