@@ -10,13 +10,25 @@ import os
 import signal
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from reslightning import __version__
 from reslightning.cli.showing import shows
 from reslightning.cluster.allocation import check_numbers, job_id
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
-from reslightning.errors import FULL, SIGNALS, TrainingError, UserError, meaning, near_misses, stop_at_once, stop_later
+from reslightning.errors import (
+    FULL,
+    SIGNALS,
+    Assumed,
+    TrainingError,
+    UserError,
+    meaning,
+    near_misses,
+    stop_at_once,
+    stop_later,
+)
 from reslightning.files import printable
 
 COMMANDS = {
@@ -104,7 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout, sys.stderr = Unread(sys.stdout, asked_for=asked_for), Unread(sys.stderr, asked_for=False)
     try:
         try:
-            return _run(words)
+            with _lines_of_warnings():
+                return _run(words)
         finally:
             sys.stdout.flush()  # help leaves by SystemExit
     except Exception as error:
@@ -118,6 +131,24 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         sys.stdout, sys.stderr = streams
+
+
+@contextlib.contextmanager
+def _lines_of_warnings() -> Iterator[None]:
+    """Let what is assumed be said as lines, and Python's other warnings as they are."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Assumed):
+            print(printable(str(message)), file=sys.stderr, flush=True)
+        else:
+            others(message, category, *where, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def _run(argv: list[str]) -> int:

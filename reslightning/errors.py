@@ -29,6 +29,10 @@ class LostProcessError(TrainingError):
     """Another process of the training has gone, with its node perhaps: a restart may do better."""
 
 
+class Assumed(UserWarning):
+    """What a file does not say, and is taken for it: the command line prints it as a line."""
+
+
 # What a path that was given may be wrong in, by what the operating system answers.
 PLACES = {
     errno.ENAMETOOLONG: "A name may have 255 bytes: give a shorter one.",

@@ -208,17 +208,19 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Be the only process of this machine that holds the lock in a file, which is removed behind each.
 
+    Args:
+        path: the file.
+        wait: for a process that holds it, as long as it does.
+
     Raises:
+        TimeoutError: another process holds it, and is not waited for.
         OSError: the file cannot be made.
-        UserError: another process holds it, and is not waited for.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     lock = FileLock(path, mode=0o600)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout as error:
-        raise UserError(f"another process is at work in {path.parent}\nWait for its end, or stop it.") from error
+        lock.acquire(blocking=wait)
     except OSError as error:
         if error.errno not in NO_LOCKS:  # without any, what is done under it is atomic
             raise

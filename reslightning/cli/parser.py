@@ -77,6 +77,10 @@ class CommandParser(jsonargparse.ArgumentParser):
             said = re.search(r"Got value: (.*)|invalid \w+ value: '(.*)'|: (\S+) does not conform", message)
             given = f"--{name}={next(filter(None, said.groups()), '') if said else last_value(self._words, name)}"
             raise UserError(f"{given} is not allowed; allowed: {allowed}") from ex
+        if missing := re.search(r"arguments are required: (.*)", message):
+            typed = {one.dest: next(iter(one.option_strings), str(one.metavar or one.dest)) for one in self._actions}
+            names = ", ".join(typed.get(name, name) for name in missing[1].split(", "))
+            raise UserError(f"not given, and required: {names}\n{self.prog} --help says what is meant") from ex
         unknown = re.search(r"unrecognized arguments: (\S+)|invalid choice: '(.*?)'", message)
         known = [f"--{option}" for option in options(self)]
         choices = [str(choice) for action in self._actions for choice in action.choices or ()]

@@ -106,7 +106,7 @@ def _check_alike(files: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -
 
 def _training_data(checkpoint: Path, root: Path | None) -> DataModule:
     """Return the data that a checkpoint's run was trained on."""
-    from reslightning.data import registry
+    from reslightning.train.restored import of_config
 
     if (run := run_of(checkpoint)) is None:
         raise UserError(
@@ -114,9 +114,14 @@ def _training_data(checkpoint: Path, root: Path | None) -> DataModule:
             "checkpoint in its checkpoints/, first, or --recalibrate 0 to average the statistics, too."
         )
     config, summary = load_config(run / layout.CONFIG), read_summary(run) or {}
-    kind: Any = registry.load(config["data"]["class_path"])
-    options = dict(config["data"].get("init_args") or {}) | ({"root": str(root)} if root else {})
-    data: DataModule = kind(**options, seed=config.get("seed_everything") or 0)
+    given = ({"root": str(root)} if root else {}) | {"seed": config.get("seed_everything") or 0}
+    try:
+        data = of_config(config, **given)
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{run / layout.CONFIG} does not say what {run} was trained on: {error}\nGive --recalibrate 0 to average "
+            "the statistics, too."
+        ) from error
     data.upright = bool(summary.get("exif_orientation", data.upright))
     there = (summary.get("fingerprint") or {}).get("data")
     if there and there["digest"] != data.content()["digest"]:

@@ -22,12 +22,11 @@ def main(argv: list[str]) -> int:
     formats, to = chosen(args.format), args.to.expanduser()
     check_graphs(formats, normalise=args.normalise, softmax=args.softmax)
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        from reslightning.evaluation.export import check_place, check_same, export
+        from reslightning.evaluation.export import check_place, export
         from reslightning.evaluation.trained import read_trained
 
-        check_place(to)
+        check_place(to, args.run)
         trained = read_trained(args.run, args.model.arch, args.model.shortcut, args.model.version)
-        check_same(to, trained)
         report = export(trained, to, formats, normalise=args.normalise, softmax=args.softmax)
     if args.json:
         print(json.dumps(finite(report), indent=2))
@@ -62,10 +61,11 @@ def _parser() -> CommandParser:
 
 def _print(report: Mapping[str, Any], to: Path) -> None:
     network = report["hyper_parameters"]
-    print(
-        f"{network['arch']}, {network['num_classes']:,} classes, exported to {to}; compared on {report['pictures']}\n"
-    )
-    for line in report["trained"].get("assumed", ()):
+    of = report["trained"]
+    file = f" of {of['checkpoint']}" if "checkpoint" in of else ""
+    classes = f"{network['num_classes']:,} classes"
+    print(f"{network['arch']}{file}, {classes}, exported to {to}; compared on {report['pictures']}\n")
+    for line in of.get("assumed", ()):
         print(f"{line}\n")
     rows = [
         (row["file"], f"{row['bytes']:,} bytes", f"{row['of']} differ by at most {row['difference']:.2g}")

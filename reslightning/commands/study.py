@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import shlex
@@ -47,7 +48,11 @@ def main(argv: list[str]) -> int:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--to {to} cannot be written: {error.strerror}") from error
-    with exclusive(to / ".lock", wait=False):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(to / ".lock", wait=False))
+        except TimeoutError as error:
+            raise UserError(f"another process is at work in {to}\nWait for its end, or stop it.") from error
         return _run(study, path, args, to)
 
 
@@ -80,9 +85,8 @@ def find_study(name: str) -> Path:
     places = [Path(name).expanduser(), *(folder / STUDIES / f"{name}.yaml" for folder in config_folders())]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise UserError(
-            f"no study {name!r}{near_misses(name, available_studies())}\nallowed: a file, or {', '.join(available_studies())}"
-        )
+        known = available_studies()
+        raise UserError(f"no study {name!r}{near_misses(name, known)}\nallowed: a file, or {', '.join(known)}")
     return found
 
 

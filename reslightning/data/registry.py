@@ -55,6 +55,24 @@ def outside() -> list[type[DataModule]]:
     return [cls for cls in found if not cls.__module__.startswith("reslightning.")]
 
 
+def known(class_path: object) -> type[DataModule]:
+    """Return the data set that a file names, anybody's perhaps: of other packages nothing is imported for it.
+
+    Raises:
+        UserError: it is neither a row of the table nor a data module that is imported already.
+    """
+    module, _, name = str(class_path).rpartition(".")
+    if name in DATA_SETS and module in ("", "reslightning.data", f"reslightning.data.{DATA_SETS[name].module}"):
+        return load(name)
+    for cls in outside():
+        if class_path == f"{cls.__module__}.{cls.__qualname__}":
+            return cls
+    raise UserError(
+        f"the data set {class_path} is none of this package's, and its code is not imported for a file that names it\n"
+        f"allowed: {', '.join(DATA_SETS)}, and data modules that are imported already"
+    )
+
+
 def load(class_path: str) -> type[DataModule]:
     """Import a data set: one of the table by its name, any other by its class path.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from reslightning.errors import TrainingError, UserError
 from reslightning.evaluation.card import card
 from reslightning.evaluation.formats import FORMATS
 from reslightning.evaluation.trained import Trained, pictures
-from reslightning.files import check_folder, finite, folder, printable, read_json, written
+from reslightning.files import check_folder, exclusive, finite, folder, printable, read_json, written
 
 README, FACTS = "README.md", "export.json"
 OWN = {README, FACTS, *(row.file for row in FORMATS.values())}
@@ -43,10 +44,16 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-def check_place(to: Path) -> None:
-    """Raise UserError where a folder could not be written, or holds other files than an export's."""
+def check_place(to: Path, source: str) -> None:
+    """Raise UserError where a folder could not be written, or holds other files than an export's, or what is exported.
+
+    Args:
+        to: the folder.
+        source: a run directory or weights, see ``read_trained``.
+    """
     if to.exists() and not to.is_dir():
         raise UserError(f"--to {to} is a file; allowed: a folder, which is made if it is not there")
+    _check_apart(to, source)
     try:
         check_folder(to)
         names = sorted(path.name for path in to.iterdir()) if to.exists() else []
@@ -59,6 +66,17 @@ def check_place(to: Path) -> None:
             f"--to {to} holds other files than an export's: {some(others or there)}\nGive a folder that is new or "
             "empty, or that an export of the same run has made."
         )
+
+
+def _check_apart(to: Path, source: str) -> None:
+    for name in (source, source.rpartition("#")[0]):  # a file of several weights
+        file, inside = Path(name).expanduser(), False
+        with contextlib.suppress(OSError, ValueError):  # no name that a file can have
+            inside = file.is_file() and to.resolve() in (file.resolve().parent, file.parent.resolve())
+        if inside:
+            raise UserError(
+                f"{name} lies in --to {to}, whose files an export replaces or removes\nGive another folder."
+            )
 
 
 def check_same(to: Path, trained: Trained) -> None:
@@ -101,8 +119,10 @@ def export(
     images, words = pictures(trained, PICTURES)
     ways = {False: _way(trained, images), True: _way(trained, images, normalise=normalise, softmax=softmax)}
     answers = {graph: network(taken) for graph, (network, taken) in ways.items()}
+    _check_finite(trained, answers[False], words)
     report = trained.facts | {"format": 1, "normalise": normalise, "softmax": softmax, "pictures": words, "files": []}
-    with folder(to), tempfile.TemporaryDirectory(prefix=STARTED, dir=to) as made:
+    with folder(to), _alone(to), tempfile.TemporaryDirectory(prefix=STARTED, dir=to) as made:
+        check_same(to, trained)  # which another process may have written meanwhile
         for name in formats:
             row, path = FORMATS[name], Path(made) / FORMATS[name].file
             network, taken = ways[row.graph]
@@ -117,6 +137,34 @@ def export(
         _write(Path(made) / README, card(trained, report))
         _replace(to, Path(made))
     return report
+
+
+@contextlib.contextmanager
+def _alone(to: Path) -> Iterator[None]:
+    """Be the only process that exports into a folder."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(to / f"{STARTED}lock", wait=False))
+        except TimeoutError as error:
+            raise UserError(
+                f"another process is exporting into --to {to}\nWait until it is done, or give another folder."
+            ) from error
+        except OSError as error:
+            raise UserError(f"--to {to} cannot be written: {error.strerror or error}") from error
+        yield
+
+
+def _check_finite(trained: Trained, answers: Tensor, words: str) -> None:
+    """Raise UserError where a network does not answer with numbers, which no file could then be compared by."""
+    if answers.isfinite().all():
+        return
+    state = trained.network.state_dict()
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    why = f"neither are its weights, {some(wrong)}" if wrong else "its weights are, and too large"
+    raise UserError(
+        f"the network's answers are no finite numbers, on {words}; {why}\nNothing is exported. Its training has "
+        "diverged perhaps, or the file is damaged: give other weights, an earlier checkpoint say."
+    )
 
 
 def _way(

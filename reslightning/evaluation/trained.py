@@ -22,9 +22,10 @@ from reslightning.run.record import RunRecord, run_of, weights_file
 from reslightning.run.summary import is_number
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.pretrained import from_weights
-from reslightning.train.restored import configured
+from reslightning.train.restored import SIZES, configured
 
-SIZES = ("image_size", "eval_resize", "eval_size", "interpolation")
+PARTS = {**dict.fromkeys(("train", "held-out"), "held-out training images"), "val": "validation images"}
+PARTS |= {"test": "test images"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_trained(
     run = None if elsewhere else run_of(Path(place).expanduser().absolute())
     known = {name: content.get(name) for name in ("exif_orientation", "trained")}
     if run:
-        known |= _of_run(run, content)
+        known |= _of_run(run, Path(place).name, content)
     elif known["trained"] is None:
         name = place if elsewhere else Path(place).name
         known["trained"] = {"of": name, "results": [], "assumed": [line.replace(place, name) for line in assumed]}
@@ -103,10 +104,14 @@ def _seen(model: ImageClassifier) -> dict[str, Any]:
     }
 
 
-def _of_run(run: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def _of_run(run: Path, checkpoint: str, content: Mapping[str, Any]) -> dict[str, Any]:
     record = RunRecord.from_directory(run)
     summary = record.summary
-    data = summary.get("fingerprint", {}).get("data")
+    fingerprint, options = summary.get("fingerprint") or {}, summary.get("options") or {}
+    data = fingerprint.get("data")
+    started = options.get("model.weights")
+    if started and not str(started).startswith(("torchvision:", "hf:")):
+        started = Path(str(started)).name  # where it lay is nobody's business
     facts = {
         "of": summary.get("run_id") or record.name,
         "run": record.name,
@@ -114,7 +119,11 @@ def _of_run(run: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         "images": (summary.get("n_samples") or {}).get("train"),
         "data": data["digest"] if data else None,
         "licence": getattr(type(configured(run / layout.CONFIG)), "licence", None),
+        "started_from": started,
+        "weights": fingerprint.get("weights"),
         "seed": summary.get("seed"),
+        "precision": options.get("trainer.precision"),
+        "checkpoint": checkpoint,
         "epoch": next(
             (int(row["epoch"]) for row in record.history if row.get("step") == content.get("global_step")), None
         ),
@@ -156,14 +165,13 @@ def pictures(trained: Trained, count: int) -> tuple[Tensor, str]:
     """
     data: Any = configured(trained.run / layout.CONFIG) if trained.run else None
     if data is not None:
-        data.download, data.stage_to = False, None
         data.upright = bool(trained.facts.get("exif_orientation", data.upright))
         try:
             data.setup()
             images = len(data.labels("test"))
             chosen = np.linspace(0, images - 1, min(count, images), dtype=int)
             found = np.stack([data.picture("test", int(number)) for number in chosen])
-            words = f"{len(found)} test images of {type(data).__name__}"
+            words = f"{len(found)} {PARTS[data.part('test')]} of {type(data).__name__}"
             return torch.from_numpy(found).permute(0, 3, 1, 2).contiguous(), words
         except (UserError, OSError, ValueError):  # gone, moved, or without labelled test images
             pass

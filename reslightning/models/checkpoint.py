@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,8 @@ SUFFIXES = (".ckpt", ".pt", ".pth", ".th", ".bin", ".safetensors")
 # Under which key a safetensors file of ours says what its weights are of, and in which form.
 METADATA, FORMAT = "reslightning", 1
 TOPS = ("top1", "top5")  # accuracies of a result
+LARGEST = float(torch.finfo(torch.float32).max)
+LARGEST_SIDE = 4096  # pixels of an image, as options of data have it
 
 
 class Inert:
@@ -132,25 +134,34 @@ def _facts(text: str, path: Path) -> dict[str, Any]:
             f"{path} is of format {form}, and this version of reslightning knows {FORMAT}\nUse the version that made "
             "it."
         )
-    if wrong := _wrong(facts) if form == FORMAT else ["what it is of"]:
-        raise UserError(
-            f"{path} does not say rightly {', '.join(wrong)}: its metadata is broken\nExport it again (reslightning "
-            "export), or save its tensors alone and give the network's options."
-        )
+    _refuse(["what it is of"] if form != FORMAT else [], path)
+    check_facts(facts, path)
     return {name: value for name, value in facts.items() if name != "format"}
 
 
-def _wrong(facts: Mapping[str, Any]) -> list[str]:
-    """Return the names of facts that are not what they must be."""
+def check_facts(facts: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError where what a file, anybody's perhaps, says besides its weights is not what it must be."""
     wrong = [name for name, right in KINDS.items() if not right(facts.get(name))]
     classes = [facts.get(name) for name in ("class_names", "class_ids")]
     if not wrong and any(one and len(one) != facts["hyper_parameters"]["num_classes"] for one in classes):
         wrong = ["its classes"]
-    return wrong
+    _refuse(wrong, path)
+
+
+def _refuse(wrong: Sequence[str], path: Path) -> None:
+    if wrong:
+        raise UserError(
+            f"{path} does not say rightly {', '.join(wrong)}: its metadata is broken\nExport it again (reslightning "
+            "export), or save its tensors alone and give the network's options."
+        )
 
 
 def _is_network(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("arch"), str) and isinstance(value.get("num_classes"), int)
+    return isinstance(value, dict) and isinstance(value.get("arch"), str) and _is_count(value.get("num_classes"))
+
+
+def _is_count(value: Any, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _are_texts(value: Any) -> bool:
@@ -161,17 +172,21 @@ def _normalises(value: Any) -> bool:
     if value is None:
         return True
     given = [value.get(name) for name in ("mean", "std")] if isinstance(value, dict) else [None]
-    return all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in given)
+    three = all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in given)
+    return three and all(one > 0 for one in given[-1] or ())
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _are_sizes(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict) and all(one is None or isinstance(one, int | str) for one in value.values())
-    )
+    if value is None:
+        return True
+    pixels = {name: one for name, one in value.items() if name != "interpolation"} if isinstance(value, dict) else None
+    if pixels is None or not all(one is None or _is_count(one, LARGEST_SIDE) for one in pixels.values()):
+        return False
+    return value.get("interpolation") in (None, "bilinear", "bicubic")
 
 
 def _tells(value: Any) -> bool:

@@ -14,7 +14,7 @@ from reslightning.errors import UserError, near_misses
 State = dict[str, Tensor]
 
 # Where files keep weights beside other things, nested in each other perhaps; the first that is there counts.
-NESTINGS = ("state_dict", "model", "net", "model_state_dict")
+NESTINGS = ("state_dict", "model", "net", "model_state_dict", "module")
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 # What else names begin with: kinds of what is no part of the network.

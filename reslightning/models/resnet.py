@@ -50,7 +50,7 @@ def build_model(
         norm: batch, or none: Fixup in residual networks (arXiv:1901.09321), biases in plain ones.
         weights: where they are, see ``load_weights``; None initialises as He et al. do (arXiv:1502.01852).
         zero_init_residual: start each block's last scale at zero, as an identity (arXiv:1706.02677, Sec. 5.1).
-        features: leave out the final layer: what is returned gives the vectors [B, D] of the last pooling.
+        features: leave out the final layer, the weights' too: the vectors [B, D] of the last pooling are returned.
 
     Returns:
         A module that maps images [B, 3, H, W], normalised floats, to logits [B, num_classes].
@@ -69,7 +69,7 @@ def build_model(
     else:
         model = borrow(arch, classes)
     if weights is not None:
-        load_weights(model, str(weights), arch, shortcut=shortcut, version=version, norm=norm)
+        load_weights(model, str(weights), arch, shortcut=shortcut, version=version, norm=norm, new_head=features)
     return without_head(model) if features else model
 
 

@@ -19,6 +19,8 @@ from reslightning.models.hub import download
 
 SHOWN = 10  # names of a file that does not fit
 HEAD = ("fc.weight", "fc.bias")
+NO_HEAD = "They have no final layer: build_model(..., features=True) takes them so, for vectors of images."
+NETWORK = {"arch", "num_classes", "shortcut", "version"}  # what a checkpoint of ours says of its network, always
 
 
 def load_weights(
@@ -61,7 +63,7 @@ def load_weights(
     counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
     state = {name: torch.zeros_like(value) for name, value in counters.items()} | state
     if new_head:
-        state |= {name: expected[name] for name in HEAD}
+        state |= {name: expected[name] for name in HEAD if name in expected}
     check_fit(expected, state, source, arch)
     check_network(content, source, arch, shortcut, version, norm)
     model.load_state_dict(state)
@@ -77,10 +79,10 @@ def check_network(
     norm: str | None = None,
 ) -> None:
     """Raise UserError where a checkpoint says that it is of another network: shapes may be alike."""
-    said = content.get("hyper_parameters")
+    said = said_network(content)
     if source.startswith("torchvision:"):  # whose strides are v1.5's, and the names and shapes the same as of v1
         said = {"arch": arch, "shortcut": None, "version": None}
-    if not isinstance(said, Mapping) or not {"arch", "shortcut", "version"} <= said.keys():
+    if said is None:
         return
     there = _network(said["arch"], said["shortcut"], said["version"], said.get("norm"))  # of older versions without
     here = _network(arch, shortcut, version, norm)
@@ -90,6 +92,12 @@ def check_network(
             f"{said['arch']}, and --model.shortcut and --model.version as they were: {there[1].shortcut}, "
             f"{there[1].version}."
         )
+
+
+def said_network(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a checkpoint of ours says of its network; None of others, whatever names their options have."""
+    said = content.get("hyper_parameters")
+    return said if isinstance(said, Mapping) and said.keys() >= NETWORK else None
 
 
 def _network(arch: str, shortcut: str | None, version: str | None, norm: str | None) -> tuple[str, Network]:
@@ -118,6 +126,11 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             for name in expected
             if name in state and state[name].shape != expected[name].shape
         ),
+        *(
+            f"  no floats:  {name}, but {str(value.dtype).removeprefix('torch.')}, quantised perhaps"
+            for name, value in state.items()
+            if name in expected and expected[name].is_floating_point() and not value.is_floating_point()
+        ),
     ]
     if problems:
         rest = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
@@ -128,6 +141,7 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
             + rest
             + "\nChoose the architecture, shortcut, version, norm and number of classes they were trained with"
             + (", or fit with --model.new_head true to train a new final layer." if _new_head(arch, problems) else ".")
+            + ("" if any(name in state for name in HEAD) or HEAD[0] not in expected else f"\n{NO_HEAD}")
         )
 
 
@@ -183,7 +197,7 @@ def _from_torchvision(source: str, arch: str) -> Mapping[str, Any]:
         raise UserError(
             f"cannot download {source} for {arch}: {error}\nOn a machine with internet run "
             f"`reslightning fetch torchvision:{arch}.{weights.name} --to DIR`, then give the file it names "
-            "as model.weights. To train from scratch: no model.weights, and no model.new_head."
+            "as model.weights."
         ) from error
 
 

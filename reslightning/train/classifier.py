@@ -170,7 +170,8 @@ class ImageClassifier(Evaluator):
     def having(self, facts: Mapping[str, Any]) -> Self:
         """Say what images the network was trained to see, as ``from_run`` has it, and return it in evaluation mode."""
         for name, value in facts.items():
-            setattr(self, name, torch.tensor(value) if name in ("mean", "std") and value is not None else value)
+            is_values = name in ("mean", "std") and value is not None  # whole numbers perhaps
+            setattr(self, name, torch.tensor(value, dtype=torch.float32) if is_values else value)
         return self.eval()
 
     def _load(self, weights: str | None, new_head: bool) -> str | None:

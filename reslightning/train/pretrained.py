@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from reslightning.models.architectures import ARCHITECTURES, FAMILIES, Norm, Sho
 from reslightning.models.borrowed import Borrowed
 from reslightning.models.foreign import read_weights
 from reslightning.models.resnet import build_model
-from reslightning.models.weights import read_source, torchvision_weights
+from reslightning.models.weights import HEAD, read_source, said_network, torchvision_weights
 from reslightning.run import layout
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.evaluator import MEAN, STD
@@ -49,10 +50,10 @@ def from_weights(
     if source.startswith("torchvision:"):
         return _torchvision(source, arch, shortcut, version, norm)
     content, file, key = read_source(source, arch or "")
-    if isinstance(said := content.get("hyper_parameters"), dict) and "arch" in said:
-        for name, value in (("arch", arch), ("shortcut", shortcut), ("version", version), ("norm", norm)):
-            if value is not None:
-                content = {**content, "hyper_parameters": content["hyper_parameters"] | {name: value}}
+    if (said := said_network(content)) is not None:
+        asked = {"arch": arch, "shortcut": shortcut, "version": version, "norm": norm}
+        given = {**said, **{name: value for name, value in asked.items() if value is not None}}
+        content = {**content, "hyper_parameters": given}
         run = Path(file).expanduser().absolute().parent.parent
         return ImageClassifier.restored(source, content, run if (run / layout.SUMMARY).is_file() else Path(file))
     state = read_weights(content, file, key).state
@@ -68,14 +69,23 @@ def fitting(state: Mapping[str, Tensor], source: str) -> str:
     """Return the network whose weights, all of them, have these names and shapes.
 
     Raises:
-        UserError: none has, or several have: a plain network's are those of a residual one without projections.
+        UserError: none has, or but for its final layer, or several have: a plain network's are those of a residual one
+            without projections.
     """
-    shapes = {name: value.shape for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    blocks = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("layer1.")), default=-1)
+    shapes = _shapes(state)
+    blocks = 1 + max((int(number[1]) for name in state if (number := re.match(r"layer1\.(\d+)\.", name))), default=-1)
     deep = {f"{name}{family.step * blocks + 2}": None for name, family in FAMILIES.items() if blocks > 0}
-    found = [name for name in ARCHITECTURES | deep if _shapes(name, blocks, _classes(state)) == shapes]
+    known = {name: there for name in ARCHITECTURES | deep if (there := _shapes_of(name, blocks, _classes(state)))}
+    found = [name for name, there in known.items() if there == shapes]
     if len(found) == 1:
         return found[0]
+    body = [name for name, there in known.items() if _without_head(there) == shapes]
+    if body:
+        raise UserError(
+            f"the weights in {source} are those of {' or '.join(body)} without its final layer, and so know no "
+            f"classes\nTo train one: reslightning fit --model.arch {body[0]} --model.weights {source} --model.new_head "
+            f"true. For vectors of images: reslightning.build_model({body[0]!r}, weights={source!r}, features=True)."
+        )
     if not found:
         raise UserError(
             f"the weights in {source} are of no network that is known, each with its own shortcut and version\nGive "
@@ -86,14 +96,22 @@ def fitting(state: Mapping[str, Tensor], source: str) -> str:
     )
 
 
-def _shapes(arch: str, blocks: int, classes: int) -> dict[str, torch.Size] | None:
-    """Return the shapes of a network's weights; None, soon, for one of other depth."""
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _shapes_of(arch: str, blocks: int, classes: int) -> dict[str, torch.Size]:
+    """Return the shapes of a network's weights; none, soon, for one of other depth."""
     network = get_architecture(arch)
     if not isinstance(network, Borrowed) and network.depths[0] != blocks:
-        return None
+        return {}
     with torch.device("meta"):
-        state = build_model(arch, num_classes=classes).state_dict()
-    return {name: value.shape for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        return _shapes(build_model(arch, num_classes=classes).state_dict())
+
+
+def _without_head(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size] | None:
+    """Return shapes without those of the final layer; None where there is none of the usual name."""
+    return {name: shape for name, shape in shapes.items() if name not in HEAD} if HEAD[0] in shapes else None
 
 
 def _classes(state: Mapping[str, Tensor]) -> int:

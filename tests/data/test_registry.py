@@ -10,6 +10,7 @@ import reslightning.data
 from reslightning.cli.configs import available_configs
 from reslightning.data import DataModule, registry
 from reslightning.errors import UserError
+from tests.small import Thumbnails
 
 
 @pytest.mark.parametrize("name", registry.DATA_SETS)
@@ -37,6 +38,15 @@ def test_there_is_no_other():
         registry.load("CIFAR01")
     with pytest.raises(AttributeError, match="has no attribute 'CIFAR01'"):
         reslightning.data.CIFAR01  # noqa: B018
+
+
+def test_a_file_may_name_what_is_of_the_package_or_imported_already():
+    for name in ("CIFAR10", "reslightning.data.CIFAR10", "reslightning.data.cifar.CIFAR10"):
+        assert registry.known(name) is registry.load("CIFAR10")
+    assert registry.known("tests.small.Thumbnails") is Thumbnails
+    for name in ("tests.small.Digits", "os.mkdir", "CIFAR01", "mine.CIFAR10", "reslightning.files.CIFAR10", None, [1]):
+        with pytest.raises(UserError, match="is none of this package's, and its code is not imported"):
+            registry.known(name)
 
 
 def test_a_new_row_is_known_to_the_command_line(cli, monkeypatch):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors import safe_open
 
 from reslightning.errors import Stopped, UserError
 from reslightning.evaluation import export as exporting
 from reslightning.evaluation.formats import FORMATS
+from reslightning.files import exclusive
 from reslightning.models.checkpoint import read_checkpoint, write_safetensors
 from reslightning.models.resnet import build_model
 from tests.conftest import checkpoint, summary
@@ -282,6 +284,108 @@ def test_a_file_that_answers_otherwise_is_not_left(cli, finished, monkeypatch):
     assert not Path("out").exists()
 
 
+# -- what stands in the README --------------------------------------------------------------------
+
+
+def test_the_readme_says_how_the_run_was_trained_and_which_checkpoint_it_is(cli, finished, tmp_path):
+    run = shutil.copytree(finished(cli, "--model.ema_decay 0.9 --data.val_split 300"), tmp_path / "run")
+    facts = summary(run)
+    facts["options"] |= {"trainer.precision": "bf16-mixed", "model.weights": "/home/somebody/start.pth"}
+    facts["fingerprint"] |= {"weights": "0123456789abcdef"}
+    (run / "summary.json").write_text(json.dumps(facts))
+    said = cli(f"export {run} --to out")
+    assert (said.status, said.err) == (0, "")
+    assert "resnet8 of best.ckpt, 10 classes, exported to out" in said.out
+    text = Path("out/README.md").read_text()
+    assert "trained and validated in bf16-mixed; these files compute in float32" in text
+    assert "the weights start.pth, content 0123456789abcdef" in text
+    assert re.search(r"seed 0, best.ckpt behind epoch \d", text)
+    assert "somebody" not in text
+    assert "It is given at 8 x 8 pixels, as its data set has it." in text
+
+
+def test_held_out_images_are_called_the_same_in_both_places(cli, tmp_path):
+    for number, (colour, part) in enumerate((colour, part) for colour in ("red", "blue") for part in range(6)):
+        path = tmp_path / "tree" / "train" / colour / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (200 * (colour == "red"), part, 90)).save(path)
+    sizes = "--data.train_size 32 --data.eval_resize 32 --data.eval_size 32 --data.batch_size 4 --data.num_workers 0"
+    how = "--model.arch resnet8 --trainer.max_epochs 1 --model.schedule.warmup 0 --wandb.mode disabled"
+    line = f"--data ImageFolder --data.root {tmp_path}/tree --data.val_split 4 {sizes} {how}"
+    done = cli(f"fit {line} --run_dir run")
+    assert done.status == 0, done.err
+    assert cli("export run --to out").status == 0
+    text = Path("out/README.md").read_text()
+    assert "compared with the network on 4 held-out training images of ImageFolder" in text
+    assert re.search(r"4 held-out training images +\| center", text)
+
+
+def test_the_readme_says_where_graphs_differ(cli):
+    made("resnet8")
+    assert cli("export c.ckpt --to out --format safetensors,torch.export --normalise --softmax").status == 0
+    text = Path("out/README.md").read_text()
+    general = text[text.index("## From a picture") : text.index("## Files")]
+    assert "Not so for `model.pt2`: the images are values divided by 255 alone, in [0, 1], and normalised" in general
+    assert "Not so for `model.pt2`: the answers are probabilities [B, 6], not logits." in general
+
+
+def test_others_words_are_shown_as_they_are(cli):
+    made("resnet8", classes=2)
+    content = torch.load("c.ckpt", weights_only=True)
+    content["class_names"] = ["a\n\n# b | c", "<script>&amp; `x` ![i](http://x) **y** a\\|b"]
+    torch.save(content, "c.ckpt")
+    Path("c.ckpt").rename("<b>|_`c`.ckpt")
+    assert cli("export '<b>|_`c`.ckpt' --to out").status == 0
+    (row,) = [line for line in Path("out/README.md").read_text().splitlines() if line.startswith("| classes")]
+    assert re.sub(r"\\(.)", r"\1", row.split(maxsplit=3)[3]).rstrip("| ") == (
+        "a # b | c, <script>&amp; `x` ![i](http://x) **y** a\\|b"
+    )
+    assert not re.search(r"(?<!\\)[<`*]", re.sub(r"\\\\", "", row)), "nothing is markup"
+    assert r"| \<b\>\|\_\`c\`.ckpt " in Path("out/README.md").read_text()
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["out", "link", "out/../out"])
+def test_an_export_does_not_remove_what_it_is_made_of(cli, place):
+    made("resnet8")
+    assert cli("export c.ckpt --to out").status == 0
+    Path("link").symlink_to("out")
+    before = Path("out/model.safetensors").read_bytes()
+    for source in ("out/model.safetensors", "out/model.safetensors#state_dict"):
+        found = cli(f"export {source} --to {place} --format torch")
+        assert found.status == 2
+        assert f"out/model.safetensors lies in --to {place}, whose files an export replaces or removes" in found.err
+    assert Path("out/model.safetensors").read_bytes() == before
+
+
+def test_two_exports_into_one_folder_do_not_meet(cli):
+    made("resnet8")
+    Path("out").mkdir()
+    with exclusive(Path("out/.export-lock")):
+        found = cli("export c.ckpt --to out")
+        assert (found.status, "another process is exporting into --to out" in found.err) == (2, True)
+    assert cli("export c.ckpt --to out").status == 0
+    assert {path.name for path in Path("out").iterdir()} == {"README.md", "export.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_answers_with_no_numbers_is_not_exported(cli, value):
+    made("resnet8")
+    content = torch.load("c.ckpt", weights_only=True)
+    content["state_dict"]["model.conv1.weight"][0, 0, 0, 0] = value
+    torch.save(content, "c.ckpt")
+    found = cli("export c.ckpt --to out")
+    assert found.status == 2
+    assert (
+        "answers are no finite numbers, on 20 images of noise, for want of the run's test images; neither are"
+        in found.err
+    )
+    assert "neither are its weights, conv1.weight\n" in found.err
+    assert not Path("out").exists()
+
+
 # -- mistakes --------------------------------------------------------------------------------------
 
 
@@ -301,7 +405,8 @@ def test_a_file_that_answers_otherwise_is_not_left(cli, finished, monkeypatch):
         ("export c.ckpt --to out --format torch,", "unknown format ''"),
         ("export c.ckpt --to out --normalize", "did you mean '--normalise'"),
         ("export c.ckpt --to out --softmax", "--softmax would mean nothing to safetensors"),
-        ("export c.ckpt", "required"),
+        ("export c.ckpt", "not given, and required: --to\n"),
+        ("export --to out", "not given, and required: RUN\n"),
         ("export c.ckpt --to c.ckpt", "--to c.ckpt is a file; allowed: a folder"),
         ("export c.ckpt --to c.ckpt/out", "cannot be written: Not a directory"),
         ("export c.ckpt --to /proc/out", "--to /proc/out cannot be written"),
@@ -322,18 +427,26 @@ def test_mistakes(cli, line, said):
     assert Path("mine/model.pth").read_text() == "somebody's"
 
 
+@pytest.mark.filterwarnings("default::reslightning.errors.Assumed")
 def test_what_is_not_known_is_not_normalised_by_and_what_is_assumed_is_said(cli):
     network = made("resnet8")
     content = torch.load("c.ckpt", weights_only=True)
     torch.save({name: content[name] for name in ("state_dict", "hyper_parameters")}, "c.ckpt")
-    with pytest.warns(UserWarning, match="says class_names, mean, std"):
-        found = cli("export c.ckpt --to out --format torch.export --normalise")
+    found = cli("export c.ckpt --to out --format torch.export --normalise")
     assert (found.status, "which these weights do not say" in found.err) == (2, True)
+    assert found.err.startswith("c.ckpt: neither checkpoint nor config.yaml says class_names, mean, std, "), (
+        "a line, and no warning of Python's"
+    )
+    assert "; taken where needed: numbers as names; ImageNet's mean and standard deviation; usual sizes\n" in found.err
     torch.save(network.state_dict(), "bare.pth")
     found = cli("export bare.pth --model.arch resnet8 --to out --format torch.export --normalise")
     assumed = "bare.pth says nothing of its network: taken for resnet8; classes 0 to 5; normalised by ImageNet's"
     assert assumed in found.out
-    assert assumed in Path("out/README.md").read_text()
+    text = Path("out/README.md").read_text()
+    assert assumed in text
+    assert len(re.findall(r"\d[ ,].*\(assumed: the weights do not say it\)", text)) == 3, (
+        "classes, sizes, normalisation"
+    )
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
@@ -359,7 +472,13 @@ FACTS = {"hyper_parameters": {"arch": "resnet8", "num_classes": 2}}
         ({"class_names": ["a"]}, "rightly its classes"),
         ({"normalisation": {"mean": [0.5] * 3}}, "rightly normalisation"),
         ({"normalisation": {"mean": [0.5] * 3, "std": [float("nan")] * 3}}, "rightly normalisation"),
-        ({"sizes": {"image_size": [8]}}, "rightly sizes"),
+        ({"normalisation": {"mean": [0.5] * 3, "std": [0.5, 0, 0.5]}}, "rightly normalisation"),
+        ({"normalisation": {"mean": [True] * 3, "std": [1] * 3}}, "rightly normalisation"),
+        ({"normalisation": {"mean": [1e39] * 3, "std": [1] * 3}}, "rightly normalisation"),
+        ({"hyper_parameters": {"arch": "resnet8", "num_classes": -2}}, "rightly hyper_parameters"),
+        *(({"sizes": {"image_size": size}}, "rightly sizes") for size in ([8], -3, 0, 4097, 200_000, "8", True)),
+        ({"sizes": {"eval_resize": -1}}, "rightly sizes"),
+        ({"sizes": {"interpolation": "![x](y)"}}, "rightly sizes"),
         ({"exif_orientation": "no"}, "rightly exif_orientation"),
         ({"trained": "on digits"}, "rightly trained"),
         ({"trained": {"of": "x", "results": [{"top1": 2, "images": 3}]}}, "rightly trained"),
@@ -372,6 +491,16 @@ def test_metadata_that_is_broken_or_newer_is_refused(tmp_path, facts, said):
         write_safetensors(file, {"fc.bias": torch.zeros(2)}, FACTS | facts)
     with pytest.raises(UserError, match=said):
         read_checkpoint(path)
+
+
+def test_whole_numbers_normalise(cli):
+    state, normalisation = lively("resnet8", 2).state_dict(), {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    facts = {"hyper_parameters": FACTS["hyper_parameters"] | {"shortcut": "A", "version": "v1"}}
+    facts |= {"normalisation": normalisation, "class_names": ["a", "b"]}
+    facts["sizes"] = {"image_size": 16, "eval_resize": None, "eval_size": 16, "interpolation": None}
+    with Path("m.safetensors").open("wb") as file:
+        write_safetensors(file, state, facts)
+    assert cli("export m.safetensors --to out --format torch.export --normalise").status == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, '"text"'])

@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 import reslightning
-from reslightning.errors import UserError
+from reslightning.errors import Assumed, UserError
 from reslightning.models.checkpoint import PLAIN, Inert, read_checkpoint
 from reslightning.models.resnet import build_model
+from reslightning.train.restored import configured
 from tests.conftest import SMALL
 
 
@@ -120,6 +123,48 @@ def test_no_door_of_python_executes(cli, finished, tmp_path, door):
         with pytest.raises(UserError, match="holds pickled objects"):
             reslightning.ImageClassifier(name, weights="run/checkpoints/last.ckpt")
     assert not (tmp_path / "executed").exists()
+
+
+# Classes, functions and modules that a run's configuration may name as its data set; each makes a folder if it is used.
+NAMED = {
+    "os.mkdir": {"path": "executed"},
+    "subprocess.Popen": {"args": ["mkdir", "executed"]},
+    "imported.Data": {},
+    "reslightning.data.imported.Data": {},
+}
+
+
+@pytest.mark.filterwarnings("default::reslightning.errors.Assumed")
+@pytest.mark.parametrize("name", NAMED)
+def test_no_door_uses_what_a_run_s_configuration_names(cli, finished, tmp_path, monkeypatch, name):
+    run = shutil.copytree(finished(cli), tmp_path / "run")
+    (tmp_path / "imported.py").write_text("import os\nos.mkdir('executed')\nclass Data:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] = {"class_path": name, "init_args": NAMED[name]}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    content = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    torch.save({key: content[key] for key in content.keys() - {"normalisation", "sizes"}}, "run/checkpoints/last.ckpt")
+    shutil.copy("run/checkpoints/last.ckpt", "w.ckpt")
+    Image.new("RGB", (8, 8)).save("a.png")
+    for door in ("export run --to d", "export run/checkpoints/last.ckpt --to e", "predict a.png --run_dir run"):
+        done = cli(door)
+        assert done.status == 0, (door, done.err)
+        assert "neither checkpoint nor config.yaml says mean, std" in done.err
+    done = cli("average run w.ckpt --to o.ckpt")
+    assert done.status == 2
+    assert f"does not say what run was trained on: the data set {name} is none of this package's" in done.err
+    with pytest.warns(Assumed):
+        assert reslightning.load("run").mean is None
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_a_run_s_configuration_names_downloads_and_copies_nothing(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "data: {class_path: reslightning.data.CIFAR10, init_args: {download: true, stage_to: /tmp}}"
+    )
+    data = configured(tmp_path / "config.yaml")
+    assert (data.download, data.stage_to) == (False, None)
 
 
 def test_plain_objects_are_allowed_for_others_files_alone(tmp_path):

@@ -98,6 +98,21 @@ def both(tmp_path):
     return tmp_path / "w.pth", raw, averaged
 
 
+def test_weights_within_an_average_s_module(tmp_path):
+    source = ours("resnet20")
+    torch.save({"model_ema": {"module": source.state_dict(), "decay": 0.9}, "epoch": 3}, tmp_path / "w.pth")
+    for name in ("w.pth", "w.pth#model_ema"):
+        assert torch.equal(logits(build_model("resnet20", weights=str(tmp_path / name))), logits(source))
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool])
+def test_whole_numbers_are_no_weights(kind, tmp_path):
+    state = ours("resnet20").state_dict()
+    torch.save(state | {"conv1.weight": state["conv1.weight"].to(kind)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"no floats: +conv1.weight, but {str(kind)[6:]}, quantised perhaps"):
+        build_model("resnet20", weights=str(tmp_path / "w.pth"))
+
+
 def test_averaged_weights_are_chosen_by_their_key(both, capsys):
     file, raw, averaged = both
     assert torch.equal(logits(build_model("resnet20", weights=str(file))), logits(raw))

@@ -1,8 +1,11 @@
 """Weights from anywhere: what fits goes in unchanged, what does not is listed name by name."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models._api import WeightsEnum
 
 import reslightning
 from reslightning.errors import UserError
@@ -84,6 +87,22 @@ def test_a_folder_without_a_run_and_no_file(tmp_path):
 def test_unknown_torchvision_weights(source, arch, said):
     with pytest.raises(UserError, match=said):
         build_model(arch, weights=source)
+
+
+OF_TORCHVISION = ("export torchvision:resnet18 --to out", "predict a.png --model.weights torchvision:resnet18")
+
+
+@pytest.mark.parametrize("command", OF_TORCHVISION)
+def test_without_internet_it_is_said_how_weights_come_here(cli, monkeypatch, command):
+    def fail(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fail)
+    Path("a.png").touch()
+    found = cli(command)
+    assert found.status == 2
+    assert "`reslightning fetch torchvision:resnet18.IMAGENET1K_V1 --to DIR`" in found.err
+    assert "new_head" not in found.err
 
 
 def test_torchvision_names():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torchvision.models import ResNet50_Weights
@@ -33,6 +35,35 @@ def test_weights_of_no_network(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="of no network that is known"):
         load(tmp_path / "w.pth")
+
+
+EXPORT = "export w.pth --to out"
+
+
+def test_a_file_without_a_final_layer_is_known_by_the_rest(cli, tmp_path):
+    source = build_model("resnet50")
+    state = {name: value for name, value in source.state_dict().items() if not name.startswith("fc.")}
+    torch.save({"state_dict": {f"module.encoder_q.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
+    found = cli(EXPORT)
+    assert found.status == 2
+    assert "w.pth are those of resnet50 without its final layer, and so know no classes" in found.err
+    assert "fit --model.arch resnet50 --model.weights w.pth --model.new_head true" in found.err
+    assert "They have no final layer: build_model(..., features=True)" in cli(f"{EXPORT} --model.arch resnet50").err
+    python = re.search(r"reslightning\.(build_model\(.*\))\.", found.err)[1]
+    vectors = eval(python, {"build_model": build_model}).eval()
+    images = torch.randn(2, 3, 64, 64)
+    source.eval().fc = torch.nn.Identity()
+    with torch.no_grad():
+        assert torch.equal(vectors(images), source(images))
+
+
+@pytest.mark.parametrize("others", [{}, {"num_classes": 5}, {"shortcut": "B", "version": "v1"}])
+def test_others_hyper_parameters_are_not_taken_for_ours(cli, tmp_path, others):
+    state = build_model("resnet50", num_classes=5).state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": {"arch": "resnet18", "lr": 1, **others}}, tmp_path / "w.ckpt")
+    found = cli("export w.ckpt --to out")
+    assert (found.status, found.err) == (0, "")
+    assert "w.ckpt says nothing of its network: taken for resnet50" in found.out
 
 
 def test_a_bare_file_is_taken_for_what_is_usual_and_that_is_said(tmp_path, capsys):
