@@ -49,7 +49,7 @@ def test_a_trial_run_keeps_nothing(cli, tmp_path):
     assert not list(tmp_path.rglob("gradients.*"))
 
 
-@pytest.mark.parametrize("step", [0, 3, 4])
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (0, 4))])
 def test_a_stopped_run_ends_with_the_same_records(cli, tmp_path, step):
     files = ("evaluations/gradients.csv", "evaluations/gradients.png")
     assert_goes_on(cli, tmp_path, f"{LINE} {FLOW}", [(step, "train")], files)
@@ -162,6 +162,7 @@ def test_the_map_has_its_axes_named_and_takes_what_is_missing():
     assert axes.collections[0].get_array().mask.sum() == 2
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_first_records_and_both_train_as_without(tmp_path):
     run(f"{LINE} {TWO} {FLOW} --run_dir with")
     run(f"{LINE} {TWO} --run_dir without")

@@ -87,7 +87,7 @@ def test_lines_are_counted_as_documented(asked, capfd):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--model.arhc resnet8", "unknown option 'model.arhc'; did you mean 'model.arch'?"),
+        ("--model.arhc resnet8", "unknown option 'model.arhc'; did you mean 'model.arch'"),
         ("-c digts", "no config 'digts'; did you mean 'digits'?"),
         ("-c own.yaml", "unknown option 'trainer.max_epoch' in own.yaml"),
         ("--seed 3", "unknown option 'seed'"),

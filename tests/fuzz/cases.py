@@ -22,7 +22,10 @@ SHORT = {
     "fit": "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1",
     "bench": "--rounds 1 --seconds 0.1 --steps 1",
     "submit": "--dry_run",  # a machine may have a Slurm
+    "study": "--dry_run",
+    "analyze": "--model.arch resnet8 --batch_size 4",
 }
+SUBJECT = {"analyze": ["gradients"]}  # words that stand in front of a command's options
 TRAINER = ("fit", "validate", "test", "predict")
 # How often a command is drawn beside once: a new one is, too.
 USUAL = [*COMMANDS, *["fit"] * 17, *TRAINER, *["compare", "submit"] * 4, *("pack", "sync", "fetch", "doctor")]
@@ -79,7 +82,7 @@ def parser(command: str) -> Any:
 
     with patch.object(CommandParser, "parse_args", give), patch.object(CLI, "parse_arguments", give):
         try:
-            main([command, *(["--", "fit"] if command == "submit" else [])])
+            main([command, *(["--", "fit"] if command == "submit" else SUBJECT.get(command, []))])
         except FoundError as found:
             return found.args[0]
     raise AssertionError(f"{command} has no parser")
@@ -185,7 +188,7 @@ def trainer(draw: random.Random, command: str) -> tuple[list[str], list[tuple[st
 
 def other(draw: random.Random, command: str) -> tuple[list[str], list[tuple[str, str]], dict[str, str]]:
     """Return words and options of a command with a parser of its own."""
-    words: list[str] = []
+    words = list(SUBJECT.get(command, []))
     files: dict[str, str] = {}
     types = typed(command)
     for action in parser(command)._actions:
