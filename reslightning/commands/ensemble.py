@@ -23,6 +23,7 @@ from reslightning.run import layout
 from reslightning.run.summary import error_percent
 
 TOPS = ("top1", "top5")
+PAIRS = 10  # of networks that are shown; --json has all
 
 
 def main(argv: list[str]) -> int:
@@ -131,12 +132,14 @@ def _print(report: Mapping[str, Any], together: Answers) -> None:
     print(tabulate(rows, heads, disable_numparse=True, colalign=("left", *["right"] * (len(heads) - 1))))
     for line in [*_beside(facts, count), *_protocols(members)]:
         print(line)
-    for pair in report["pairs"]:
+    for pair in report["pairs"][:PAIRS]:
         (one, other), (first, second) = pair["networks"], pair["alone_right"]
         print(
             f"these two networks on the same images: {one} alone is right on {first:,}, {other} alone on {second:,}; "
             f"McNemar's exact p = {pair['mcnemar_p']:.2g}"
         )
+    if (rest := len(report["pairs"]) - PAIRS) > 0:
+        print(f"and {rest} pairs more, which --json has")
 
 
 def _cells(found: Mapping[str, Any], tops: Sequence[str]) -> list[str]:

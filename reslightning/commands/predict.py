@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from reslightning.train.classifier import ImageClassifier
 
 TOP, AT_A_TIME = 3, 16
+SIZES = ("image_size", "eval_resize", "eval_size", "interpolation")
 DRAWN = (".png", ".jpg", ".jpeg")
 HELP = ("-h", "--help")
 OF_PICTURES = ("top", "format", "sheet", "classes", "batch_size")  # options that a test set's images have not
@@ -215,7 +216,7 @@ def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
     from reslightning.train.pretrained import from_weights
 
     if run:
-        for name in ("arch", "shortcut", "version"):
+        for name in ("arch", "shortcut", "version", "norm"):
             if args.model[name] is not None:
                 raise UserError(f"--model.{name} {args.model[name]}: {run.directory} says its network\nLeave it out.")
         return ImageClassifier.restored(weights, read_checkpoint(Path(weights).expanduser()), run.directory)
@@ -228,8 +229,11 @@ def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
 def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Listing) -> Pictures:
     """Return the pictures as the network was trained to see them, or as the command line says."""
     from reslightning.evaluation.pictures import Pictures
+    from reslightning.train.pretrained import usual
 
     names = model.class_names or list(map(str, range(model.num_classes)))
+    if model.image_size is None:  # an older checkpoint's
+        model.having({name: usual(model.arch, model.num_classes)[0][name] for name in SIZES})
     if args.classes:
         names = _names(args.classes, model)
     known: dict[str, Any] = {

@@ -60,7 +60,7 @@ def from_weights(
     classes = _classes(state)
     arch = arch or fitting(state, source)
     model = ImageClassifier(arch, num_classes=classes, shortcut=shortcut, version=version, norm=norm, weights=source)
-    facts, lines = _usual(arch, classes)
+    facts, lines = usual(arch, classes)
     say(f"{source} says nothing of its network: taken for {arch}; {lines}")
     return model.having(facts)
 
@@ -120,7 +120,7 @@ def _classes(state: Mapping[str, Tensor]) -> int:
     return len(heads[-1]) if heads else IMAGENET
 
 
-def _usual(arch: str, classes: int) -> tuple[dict[str, Any], str]:
+def usual(arch: str, classes: int) -> tuple[dict[str, Any], str]:
     """Return what a network of an unknown training is taken to have seen, and that in words."""
     network = get_architecture(arch)
     size = network.image_size

@@ -229,6 +229,13 @@ def test_a_checkpoint_s_and_a_bare_file_s_network(cli, trained, tmp_path):
     assert named.out == said.out.replace("tiger cat", "tabby") or "tench" in named.out
 
 
+def test_an_older_checkpoint_s_pictures_have_its_network_s_usual_size(cli, trained, tmp_path):
+    run, test = trained(cli)
+    content = checkpoint(run)
+    torch.save({name: value for name, value in content.items() if name != "sizes"}, tmp_path / "old.ckpt")
+    assert "32 to 32 pixels" in cli(f"predict {test}/grey.jpg --model.weights old.ckpt").err
+
+
 def test_a_sheet_shows_them(cli, trained, tmp_path):
     run, test = trained(cli)
     found = cli(f"predict {test} --run_dir {run} --sheet {tmp_path}/sheet.png")

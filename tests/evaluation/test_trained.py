@@ -1,6 +1,7 @@
 """Every protocol on a network that was trained, over 64 of ImageNet's own pictures: minutes of work."""
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def settings(tree: Path, tars: Path) -> list[tuple[int, int, int, Path]]:
 def test_five_scales_are_the_reference_s(cli, trained, pictures, tmp_path):
     network, weights = trained(cli)
     tree = folder(tmp_path / "tree", pictures, CLASSES)
+    torch.set_num_threads(os.cpu_count() or 1)  # 17 TFLOP
     line = f"{LINE} {weights} --data.root {tree} --data.num_workers 2 --protocol multi-scale {noted(tmp_path / 'five')}"
     assert cli(line).status == 0
     found = answers(tmp_path / "five")
