@@ -229,6 +229,7 @@ def test_a_checkpoint_s_and_a_bare_file_s_network(cli, trained, tmp_path):
     assert named.out == said.out.replace("tiger cat", "tabby") or "tench" in named.out
 
 
+@pytest.mark.filterwarnings("default::reslightning.errors.Assumed")
 def test_an_older_checkpoint_s_pictures_have_its_network_s_usual_size(cli, trained, tmp_path):
     run, test = trained(cli)
     content = checkpoint(run)
