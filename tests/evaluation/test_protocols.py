@@ -97,7 +97,6 @@ def test_every_protocol_equals_the_reference(cli, small, thin, tmp_path, names, 
         close(found, expected(network, opened(small), name, average))
 
 
-@pytest.mark.slow
 def test_five_scales_equal_the_reference(cli, small, thin, tmp_path):
     """The first batch, which is of two pictures of different shapes."""
     network, weights = thin
