@@ -88,6 +88,13 @@ class CommandParser(jsonargparse.ArgumentParser):
         raise UserError(f"{message}{near}\n{self.prog} --help lists the options") from ex
 
 
+def add_network(parser: CommandParser) -> None:
+    """Add the options that say which network weights are of."""
+    parser.add_argument("--model.arch", metavar="NAME", help="the network, of weights that do not say it")
+    for name, choices in (("shortcut", "A|B|C"), ("version", "v1|v1.5|v2"), ("norm", "batch|none")):
+        parser.add_argument(f"--model.{name}", metavar=choices, help="the same")
+
+
 def options(parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Return the type of every option of a parser, dotted (model.optim.lr); None where it has none."""
     return {

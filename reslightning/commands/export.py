@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reslightning.cli.parser import CommandParser
+from reslightning.cli.parser import CommandParser, add_network
 from reslightning.evaluation.formats import FORMATS, check_graphs, chosen
 from reslightning.files import finite
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         from reslightning.evaluation.trained import read_trained
 
         check_place(to, args.run)
-        trained = read_trained(args.run, args.model.arch, args.model.shortcut, args.model.version)
+        trained = read_trained(args.run, **vars(args.model))
         report = export(trained, to, formats, normalise=args.normalise, softmax=args.softmax)
     if args.json:
         print(json.dumps(finite(report), indent=2))
@@ -52,9 +52,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--normalise", action="store_true", help=text)
     text = "let onnx and torch.export answer with probabilities, not with logits"
     parser.add_argument("--softmax", action="store_true", help=text)
-    parser.add_argument("--model.arch", metavar="NAME", help="the network, of weights that do not say it")
-    parser.add_argument("--model.shortcut", metavar="A|B|C", help="the same")
-    parser.add_argument("--model.version", metavar="v1|v1.5|v2", help="the same")
+    add_network(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     return parser
 

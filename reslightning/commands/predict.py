@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.choice import check_output, find_weights
-from reslightning.cli.configs import last_value, load_config
-from reslightning.cli.parser import CommandParser
+from reslightning.cli.configs import last_value
+from reslightning.cli.parser import CommandParser, add_network
 from reslightning.cli.showing import shows
 from reslightning.commands import train
-from reslightning.data.listing import Listing
 from reslightning.errors import UserError
-from reslightning.files import check_file, printable, written
+from reslightning.files import check_file, printable
 from reslightning.run import layout
-from reslightning.run.directory import Run
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
-
-    from reslightning.evaluation.pictures import Pictures
-    from reslightning.evaluation.protocol import Protocol
-    from reslightning.train.classifier import ImageClassifier
+    from reslightning.data.listing import Listing
 
 TOP, AT_A_TIME = 3, 16
-SIZES = ("image_size", "eval_resize", "eval_size", "interpolation")
 DRAWN = (".png", ".jpg", ".jpeg")
 HELP = ("-h", "--help")
 OF_PICTURES = ("top", "format", "sheet", "classes", "batch_size")  # options that a test set's images have not
@@ -47,18 +39,19 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv[1:])
     run, weights = find_weights("predict", args.run_dir, args.ckpt_path, args.model.weights)
     _check(args)
+    from reslightning.data.listing import Listing
+
     listing = Listing(args.pictures, getattr(sys.stdin, "buffer", None))  # which may be closed
     _check_apart(args, weights, listing)
     if sys.stderr.isatty():
         print("loading torch and Lightning", file=sys.stderr, flush=True)
-    import lightning.pytorch  # noqa: F401 - it sets how loud it is when it is imported
-
     from reslightning.cli.quiet import quiet
+    from reslightning.commands.predict_pictures import answer
     from reslightning.data.workers import end_workers
 
     try:
-        with quiet():
-            failed = _predict(args, run, weights, listing)
+        with quiet():  # once Lightning is there, which sets how loud it is
+            failed = answer(args, run, weights, listing)
     finally:
         end_workers()
     if note := listing.note():
@@ -96,10 +89,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--ckpt_path", metavar="FILE", help="best or last of the run, or another checkpoint")
     text = "in place of a run: torchvision:resnet50.IMAGENET1K_V2, hf:USER/NAME, or a file"
     parser.add_argument("--model.weights", metavar="WEIGHTS", help=text)
-    parser.add_argument("--model.arch", metavar="NAME", help="the network, of weights that do not say it")
-    parser.add_argument("--model.shortcut", metavar="A|B|C", help="the same")
-    parser.add_argument("--model.version", metavar="v1|v1.5|v2", help="the same")
-    parser.add_argument("--model.norm", metavar="batch|none", help="the same")
+    add_network(parser)
     parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, a line each, in their order")
     parser.add_argument("--top", type=PositiveInt, default=TOP, metavar="N", help=f"classes a picture (default: {TOP})")
     kinds = Literal["table", "csv", "jsonl"]
@@ -165,149 +155,3 @@ def _check_apart(args: Namespace, weights: str, listing: Listing) -> None:
             raise UserError(f"{option} {options[option]} would replace what is read\nGive another file.")
     if len({os.path.realpath(path) for path in options.values()}) < len(options):
         raise UserError(f"{' and '.join(options)} name one file\nGive each its own.")
-
-
-def _predict(args: Namespace, run: Run | None, weights: str, listing: Listing) -> int:
-    """Print the answers, and return how many pictures could not be read."""
-    from reslightning.evaluation.outputs import Lines
-
-    model = _network(args, run, weights)
-    data = _data(args, model, run, listing)
-    protocol = _protocol(args, model, data)
-    callbacks = _extras(args, model, data, protocol.name)
-    protocol.begin(model, data)
-    model.hparams["compile"] = False  # which would take longer than most pictures
-    sizes = data.eval_sizes
-    precision = args.trainer.precision or _precision(run)
-    how = f"{sizes.resize} to {sizes.size} pixels, {protocol.label(data)}" + (f", in {precision}" if precision else "")
-    print(f"{model.arch} from {weights}, {len(data.names):,} classes; {how}", file=sys.stderr, flush=True)
-    with _output(args.output) as out:
-        lines = Lines(data, args.format, min(args.top, len(data.names)), out, sys.stderr)
-        trainer = _trainer(args, precision, [lines, *callbacks])
-        trainer.predict(model, datamodule=data, return_predictions=False)
-    if args.output:
-        print(f"answers written to {args.output}", file=sys.stderr)
-    return lines.failed
-
-
-def _trainer(args: Namespace, precision: Any, callbacks: list[Callback]) -> Trainer:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import Trainer
-
-    try:
-        return Trainer(
-            accelerator=args.trainer.accelerator,
-            devices=1,
-            precision=precision,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            use_distributed_sampler=False,
-        )
-    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        given = f"trainer.accelerator={args.trainer.accelerator}, trainer.precision={precision}"
-        raise UserError(f"the trainer does not take its options: {error}\ngiven: {given}") from error
-
-
-def _network(args: Namespace, run: Run | None, weights: str) -> ImageClassifier:
-    from reslightning.models.checkpoint import read_checkpoint
-    from reslightning.train.classifier import ImageClassifier
-    from reslightning.train.pretrained import from_weights
-
-    if run:
-        for name in ("arch", "shortcut", "version", "norm"):
-            if args.model[name] is not None:
-                raise UserError(f"--model.{name} {args.model[name]}: {run.directory} says its network\nLeave it out.")
-        return ImageClassifier.restored(weights, read_checkpoint(Path(weights).expanduser()), run.directory)
-    if Path(weights).expanduser().is_dir():
-        return ImageClassifier.from_run(weights)
-    network = {name: args.model[name] for name in ("arch", "shortcut", "version", "norm")}
-    return from_weights(weights, **network, say=lambda line: print(line, file=sys.stderr, flush=True))
-
-
-def _data(args: Namespace, model: ImageClassifier, run: Run | None, listing: Listing) -> Pictures:
-    """Return the pictures as the network was trained to see them, or as the command line says."""
-    from reslightning.evaluation.pictures import Pictures
-    from reslightning.train.pretrained import usual
-
-    names = model.class_names or list(map(str, range(model.num_classes)))
-    if model.image_size is None:  # an older checkpoint's
-        model.having({name: usual(model.arch, model.num_classes)[0][name] for name in SIZES})
-    if args.classes:
-        names = _names(args.classes, model)
-    known: dict[str, Any] = {
-        "mean": None if model.mean is None else model.mean.tolist(),
-        "std": None if model.std is None else model.std.tolist(),
-        "eval_resize": model.eval_resize or model.image_size,
-        "eval_size": model.eval_size or model.image_size,
-        "eval_interpolation": model.interpolation,
-        # Of images in memory no training says how files are turned.
-        "exif_orientation": model.exif_orientation if model.eval_resize else True,
-    }
-    given = {name: value for name, value in vars(args.data).items() if value is not None}
-    options = {name: value for name, value in known.items() if value is not None} | given
-    options.setdefault("exif_orientation", not run)  # runs that do not say it are of before there was a choice
-    return Pictures(listing, names, model.eval_resize is None, batch_size=int(args.batch_size), **options)
-
-
-def _names(file: Path, model: ImageClassifier) -> list[str]:
-    """Return the classes' names that a file gives, one a line."""
-    try:
-        names = [line.strip() for line in file.expanduser().read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"cannot read --classes {file}: {why}\nGive a text file with a class's name a line.") from error
-    if len(names) != model.num_classes:
-        raise UserError(
-            f"--classes {file} names {len(names):,} classes, and the weights know {model.num_classes:,}\nGive a name "
-            "for each, in their order. To train a final layer for other classes: reslightning fit --model.weights "
-            "WEIGHTS --model.new_head true."
-        )
-    return names
-
-
-def _protocol(args: Namespace, model: ImageClassifier, data: Pictures) -> Protocol:
-    from reslightning.evaluation.protocol import OfPictures
-    from reslightning.evaluation.protocols import as_trained, choose
-
-    chosen = choose(args.protocol, args.average) or [as_trained(model)]
-    if len(chosen) > 1:
-        raise UserError(f"--protocol {args.protocol} names {len(chosen)}; allowed: one, as every picture gets one line")
-    chosen[0].check_network(model.arch)
-    if isinstance(chosen[0], OfPictures):
-        chosen[0].check(data)
-    return chosen[0]
-
-
-def _extras(args: Namespace, model: ImageClassifier, data: Pictures, protocol: str) -> list[Callback]:
-    """Return what makes the sheet and writes the vectors, where they are asked for."""
-    from reslightning.evaluation.outputs import Sheet, check_one_view, embeddings
-    from reslightning.models.features import Features
-
-    callbacks: list[Callback] = []
-    if args.sheet:
-        check_one_view(model, "--sheet", protocol)
-        features = Features(model.model)
-        if not features.maps_classes:
-            print(f"{model.arch} has several final layers, and so no class activation maps", file=sys.stderr)
-        callbacks.append(Sheet(data, features, args.sheet.expanduser(), min(args.top, len(data.names))))
-    if args.embeddings:
-        callbacks.append(embeddings(model, args.embeddings, protocol))
-    return callbacks
-
-
-def _precision(run: Run | None) -> Any:
-    return (load_config(run.config).get("trainer") or {}).get("precision") if run and run.config.is_file() else None
-
-
-@contextlib.contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
-    """Give standard output, or a file that is written whole or not at all."""
-    if path is None:
-        yield sys.stdout
-        return
-    with written(path.expanduser()) as file:
-        text = io.TextIOWrapper(file, "utf-8", write_through=True)
-        yield text
-        text.detach()

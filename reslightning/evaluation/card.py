@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from reslightning import __version__
 from reslightning.evaluation.certainty import wilson
-from reslightning.evaluation.formats import FORMATS, INPUT, torchvision_call
+from reslightning.evaluation.formats import FORMATS, INPUT, OPTIONS, torchvision_call
 from reslightning.evaluation.trained import PARTS, Trained
 from reslightning.files import printable
 from reslightning.run.summary import error_percent
@@ -59,7 +59,7 @@ def _plural(number: int, one: str, several: str) -> str:
 def _facts(trained: Trained) -> Iterator[tuple[str, str]]:
     facts, of = trained.facts, trained.facts["trained"]
     network = facts["hyper_parameters"]
-    options = [f"{name} {network[name]}" for name in ("shortcut", "version") if network[name]]
+    options = [f"{name} {network[name]}" for name in OPTIONS[1:] if network.get(name)]
     parameters = sum(value.numel() for value in trained.network.parameters())
     yield "network", f"{', '.join([network['arch'], *options])}: {parameters:,} parameters"
     if "dataset" in of:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Facts = Mapping[str, Any]  # what safetensors' metadata says, see ``write_safetensors``
 Network = Mapping[str, Any]  # of the facts hyper_parameters: arch, num_classes, shortcut and version
 INPUT = "images"
-OPTIONS = ("num_classes", "shortcut", "version")  # of a network, besides its name
+OPTIONS = ("num_classes", "shortcut", "version", "norm")  # of a network, besides its name
 
 
 class Format(NamedTuple):
@@ -79,7 +79,7 @@ def torchvision_call(network: Network) -> str | None:
 
 
 def _options(network: Network) -> object:
-    return canonical(network["arch"], network.get("shortcut"), network.get("version"))
+    return canonical(network["arch"], *(network.get(name) for name in OPTIONS[1:]))
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def _read_safetensors(path: Path, facts: Facts) -> nn.Module:
 def _built(network: Network, path: Path) -> nn.Module:
     from reslightning.models.resnet import build_model
 
-    return build_model(network["arch"], **{name: network[name] for name in OPTIONS}, weights=str(path)).eval()
+    return build_model(network["arch"], **{name: network.get(name) for name in OPTIONS}, weights=str(path)).eval()
 
 
 def _lines_of_safetensors(network: Network) -> str:
@@ -133,7 +133,7 @@ def _lines_of_torch(network: Network) -> str:
     if call := torchvision_call(network):
         load = 'network.load_state_dict(torch.load("model.pth", weights_only=True))'
         return f"import torch, torchvision\nnetwork = torchvision.models.{call}.eval()\n{load}"
-    options = {name: network[name] for name in OPTIONS} | {"weights": "model.pth"}
+    options = {name: network.get(name) for name in OPTIONS} | {"weights": "model.pth"}
     build = f"reslightning.build_model({network['arch']!r}, {_arguments(options)})"
     return f"import reslightning\nnetwork = {build}\nnetwork.eval()".replace("'", '"')
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import known_classes
 from reslightning.files import read_json
-from reslightning.models.architectures import Shortcut, Version, resolve_options
+from reslightning.models.architectures import Norm, Shortcut, Version, resolve_options
 from reslightning.models.weights import read_source
 from reslightning.run import layout
 from reslightning.run.provenance import versions
@@ -56,7 +56,11 @@ class Trained:
 
 
 def read_trained(
-    source: str, arch: str | None = None, shortcut: Shortcut | None = None, version: Version | None = None
+    source: str,
+    arch: str | None = None,
+    shortcut: Shortcut | None = None,
+    version: Version | None = None,
+    norm: Norm | None = None,
 ) -> Trained:
     """Return the network that a run or weights are of.
 
@@ -65,12 +69,13 @@ def read_trained(
         arch: the network, where the weights do not say it and fit several.
         shortcut: the same.
         version: the same.
+        norm: the same.
 
     Raises:
         UserError: there are no weights, or they do not say of which network they are, or of another.
     """
     place, assumed = weights_file(source), list[str]()
-    model = from_weights(place, arch=arch, shortcut=shortcut, version=version, say=assumed.append)
+    model = from_weights(place, arch=arch, shortcut=shortcut, version=version, norm=norm, say=assumed.append)
     elsewhere = place.startswith(("torchvision:", "hf:"))
     content = {} if place.startswith("torchvision:") else read_source(place, model.arch)[0]
     run = None if elsewhere else run_of(Path(place).expanduser().absolute())
@@ -88,7 +93,7 @@ def read_trained(
 def _seen(model: ImageClassifier) -> dict[str, Any]:
     """Return which network it is, with what its defaults are, and what it was trained to see."""
     given = model.hparams
-    network = resolve_options(model.arch, given["shortcut"], given["version"])
+    network = resolve_options(model.arch, given["shortcut"], given["version"], given["norm"])
     sizes = {name: getattr(model, name) for name in SIZES}
     return {
         "hyper_parameters": {
@@ -96,6 +101,7 @@ def _seen(model: ImageClassifier) -> dict[str, Any]:
             "num_classes": model.num_classes,
             "shortcut": network.shortcut,
             "version": network.version,
+            **({"norm": "none"} if given["norm"] == "none" else {}),
             **({"test_flip": True} if given["test_flip"] else {}),
         },
         "class_names": model.class_names,
