@@ -19,11 +19,12 @@ from reslightning.cli.parser import CommandParser
 from reslightning.commands import submit
 from reslightning.compare.columns import column
 from reslightning.compare.figures import curves, plot
-from reslightning.compare.groups import Group, Section, Statistic, Table, grouped
+from reslightning.compare.groups import Group, Section, Table, grouped, statistic
 from reslightning.compare.study import Answer, Question, Scale, Study, answer, errors, read_study
 from reslightning.errors import UserError, near_misses
 from reslightning.files import check_folder, exclusive, write_atomically
 from reslightning.run.record import RunRecord
+from reslightning.run.summary import error_percent
 
 PAGE, FIGURE, TABLE = "index.html", "curves.png", "runs.csv"
 COLUMNS = ("train/top1", "val/top1")
@@ -150,12 +151,10 @@ def _write(study: Study, path: Path, scale: str, runs: Sequence[RunRecord], to: 
 
 
 def _spread(group: Group, name: str) -> str:
-    values = [100 * (1 - run.last[name]) for run in group.runs if name in run.last]
+    values = [error_percent(run.last[name]) for run in group.runs if name in run.last]
     if not values:
         return ""
-    from reslightning.compare.groups import statistic
-
-    found: Statistic = statistic(values, len(values))
+    found = statistic(values, len(values))
     return f"{found.mean:.2f}" + ("" if found.deviation is None else f" ± {found.deviation:.2f}") + " %"
 
 

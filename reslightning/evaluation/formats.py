@@ -102,7 +102,8 @@ def _read_safetensors(path: Path, facts: Facts) -> nn.Module:
 def _built(network: Network, path: Path) -> nn.Module:
     from reslightning.models.resnet import build_model
 
-    return build_model(network["arch"], **{name: network.get(name) for name in OPTIONS}, weights=str(path)).eval()
+    options: dict[str, Any] = {name: network.get(name) for name in OPTIONS}
+    return build_model(network["arch"], **options, weights=str(path)).eval()
 
 
 def _lines_of_safetensors(network: Network) -> str:

@@ -18,7 +18,7 @@ from reslightning.models.borrowed import Borrowed
 from reslightning.models.foreign import read_weights
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import HEAD, read_source, said_network, torchvision_weights
-from reslightning.run import layout
+from reslightning.run.record import run_of
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.evaluator import MEAN, STD
 
@@ -54,8 +54,7 @@ def from_weights(
         asked = {"arch": arch, "shortcut": shortcut, "version": version, "norm": norm}
         given = {**said, **{name: value for name, value in asked.items() if value is not None}}
         content = {**content, "hyper_parameters": given}
-        run = Path(file).expanduser().absolute().parent.parent
-        return ImageClassifier.restored(source, content, run if (run / layout.SUMMARY).is_file() else Path(file))
+        return ImageClassifier.restored(source, content, run_of(Path(file).expanduser().absolute()) or Path(file))
     state = read_weights(content, file, key).state
     classes = _classes(state)
     arch = arch or fitting(state, source)

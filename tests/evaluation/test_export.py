@@ -171,6 +171,23 @@ def test_low_precision_compiled_and_channels_last_runs_are_exported_as_float32(c
         assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.filterwarnings("default::reslightning.errors.Assumed")
+def test_a_network_without_normalisation_stays_one(cli):
+    network = build_model("resnet8", num_classes=6, norm="none")
+    torch.nn.init.normal_(network.fc.weight)  # which starts at zero
+    said = {"arch": "resnet8", "num_classes": 6, "shortcut": None, "version": None, "norm": "none"}
+    torch.save({"state_dict": network.state_dict(), "hyper_parameters": said}, "c.ckpt")
+    done = cli("export c.ckpt --to out --format safetensors,torch --json")
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    assert report["hyper_parameters"]["norm"] == "none"
+    assert [row["difference"] for row in report["files"]] == [0, 0]
+    assert 'norm="none"' in programs(Path("out"))["model.pth"]
+    assert "resnet8, shortcut A, version v1, norm none" in Path("out/README.md").read_text()
+    again = build_model("resnet8", num_classes=6, norm="none", weights="out/model.pth")
+    assert again.state_dict().keys() == network.state_dict().keys()
+
+
 @pytest.mark.slow
 def test_borrowed_networks_are_exported_if_their_weights_are_given(cli):
     torch.save(lively("googlenet", 5).state_dict(), "g.pth")
