@@ -22,7 +22,11 @@ class UserError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training itself failed (a loss that is not finite, say): exit status 1."""
+    """Training itself failed: exit status 1."""
+
+
+class DivergedError(TrainingError):
+    """The training loss is not finite."""
 
 
 class LostProcessError(TrainingError):

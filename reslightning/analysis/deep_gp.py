@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -241,7 +242,7 @@ def _cells(
             cell = setting | measure(**setting)
             _write(path, cell)
             words = ", ".join(f"{name} {value}" for name, value in setting.items())
-            print(f"{number} of {len(settings)}: {words}: {told(cell)}", flush=True)
+            print(f"{number} of {len(settings)}: {words}: {told(cell)}", file=sys.stderr)
         found.append(cell)
     return found
 

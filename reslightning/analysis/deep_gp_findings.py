@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from reslightning.analysis.findings import Finding
+
+MANY = 100.0  # times as much along one direction of the input as along another: the other counts for nothing
 MARGIN = 0.1  # nats an observation: less is neither a gain nor a harm
 
 
@@ -41,6 +44,36 @@ def growth(result: Mapping[str, Any]) -> str:
         lines.append([kind, formula, " to ".join(str(cell["depth"]) for cell in ends), *words])
     headers = ["prior", "layer", "layers", "ratio of singular values", "variance over inputs"]
     return tabulate(lines, headers, disable_numparse=True)
+
+
+def of_priors(result: Mapping[str, Any]) -> list[Finding]:
+    """Return of every prior whether its deepest draws still follow all directions of their input.
+
+    Three quarters of the draws decide: their ratio of singular values is above MANY, or below.
+    """
+    found = []
+    for kind in result["formulas"]:
+        cell = max((cell for cell in result["cells"] if cell["kind"] == kind), key=lambda cell: cell["depth"])
+        low, middle, high = cell["ratio"]
+        verdict = "supported" if low > MANY else "not supported" if high < MANY else "not decided"
+        numbers = f"ratio of singular values {middle:.2g}, quartiles {low:.2g} to {high:.2g}"
+        found.append(
+            Finding(f"{cell['depth']} layers, {kind}: a draw follows one direction of its input", verdict, numbers)
+        )
+    return found
+
+
+def of_fits(result: Mapping[str, Any]) -> list[Finding]:
+    """Return what is found of the claims on deep Gaussian processes on the sphere."""
+    return [
+        Finding(
+            f"{found['target']}: {found['claim']}",
+            found["verdict"],
+            f"{found['points']} points, {found['depth']} layers: {found['difference']:+.3f} "
+            f"{_interval(found['half_interval'])}, threshold {found['threshold']:g} nats",
+        )
+        for found in result["verdicts"]
+    ]
 
 
 def means(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -111,11 +144,7 @@ def table(result: Mapping[str, Any]) -> str:
         [row["target"], row["points"], row["model"], row["depth"], *(_spread(row, *spread) for spread in spreads)]
         for row in result["rows"]
     ]
-    said = [
-        f"{found['target']}: {found['claim']}: {found['verdict']} ({found['points']} points, {found['depth']} layers: "
-        f"{found['difference']:+.3f} {_interval(found['half_interval'])}, threshold {found['threshold']:g} nats)"
-        for found in result["verdicts"]
-    ]
+    said = [f"{found.that}: {found.verdict} ({found.numbers})" for found in of_fits(result)]
     return "\n".join([tabulate(lines, headers, disable_numparse=True), "", *said])
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from reslightning.cli.configs import GROUPS, Loader, load_config, of_file
+from reslightning.cli.configs import GROUPS, load_config, of_file
 from reslightning.cli.declared import TRAINING
 from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
@@ -20,6 +20,7 @@ from reslightning.models.architectures import check_trainable, get_architecture
 from reslightning.models.borrowed import Borrowed
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
+from reslightning.strict_yaml import Loader
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
 
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.

@@ -12,12 +12,13 @@ from typing import Any, Literal
 import yaml
 from jsonargparse.typing import NonNegativeFloat
 
-from reslightning.cli.configs import Loader, arrange, last_value, load_config
+from reslightning.cli.configs import arrange, last_value, load_config
 from reslightning.cli.declared import declared
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.models.architectures import check_trainable, get_architecture
 from reslightning.ranges import check_value, parameters
+from reslightning.strict_yaml import Loader
 from reslightning.track.wandb_settings import Wandb
 
 # Classes whose own options, and lists of classes, may stand below these.

@@ -12,8 +12,9 @@ import jsonargparse
 import yaml
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from reslightning.cli.configs import Loader, last_value, underscored
+from reslightning.cli.configs import last_value, underscored
 from reslightning.errors import UserError, near_misses
+from reslightning.strict_yaml import Loader
 
 WORDS = {
     int: "a whole number",

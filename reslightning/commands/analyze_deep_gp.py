@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from reslightning.analysis.deep_gp import PAPER, prior_pathology, residual_study
+from reslightning.analysis.deep_gp_findings import MANY, of_fits, of_priors
+from reslightning.analysis.findings import write_findings
 from reslightning.cli.parser import CommandParser
 from reslightning.files import finite
 
+RULE = (
+    f"Priors: three quarters of the draws have a ratio of singular values above {MANY:g}, or below. Fits: the 95 % "
+    "interval of differences of the same seed, by Student's t, lies wholly on one side of the threshold."
+)
 Scale = Literal["tiny", "small", "full"]
 
 
@@ -21,8 +27,11 @@ def main(argv: list[str]) -> int:
     to = args.to.expanduser()
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         found = {"priors": prior_pathology(to / "priors")}
+        findings = of_priors(found["priors"])
         if args.scale != "tiny":
             found["sphere"] = residual_study(to / f"sphere-{args.scale}", **(PAPER if args.scale == "full" else {}))
+            findings += of_fits(found["sphere"])
+        write_findings(to, RULE, findings)
         print(f"figures and numbers in {to}")
     if args.json:
         print(json.dumps(finite({"format": 1, **found}), indent=2))

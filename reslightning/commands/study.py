@@ -1,34 +1,30 @@
-"""study: an experiment from one file: its runs, and a page with claim, numbers, figure and verdict."""
+"""study: an experiment from one file: its runs or its analysis, and a page with claim, numbers, figures and verdict."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import csv
 import io
+import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from jsonargparse import Namespace
 
+from reslightning.analysis.findings import read_findings
 from reslightning.cli.configs import STUDIES, available_studies, config_folders
 from reslightning.cli.parser import CommandParser
-from reslightning.commands import submit
-from reslightning.compare.columns import column
-from reslightning.compare.figures import curves, plot
-from reslightning.compare.groups import Group, Section, Table, grouped, statistic
-from reslightning.compare.study import Answer, Question, Scale, Study, answer, errors, read_study
+from reslightning.commands import analyze, submit
+from reslightning.compare.study import Scale, ScaleName, Study, is_done, read_study
+from reslightning.compare.study_page import PAGE, Found, cells_of, of_runs, write_page
 from reslightning.errors import UserError, near_misses
-from reslightning.files import check_folder, exclusive, write_atomically
+from reslightning.files import check_folder, exclusive, read_json, write_atomically
+from reslightning.run import layout
 from reslightning.run.record import RunRecord
-from reslightning.run.summary import error_percent
 
-PAGE, FIGURE, TABLE = "index.html", "curves.png", "runs.csv"
-COLUMNS = ("train/top1", "val/top1")
-DONE = ("finished", "failed")  # a training that diverged is an answer, too
+MADE = "study.json"  # of which runs and questions a study's folder is
 
 
 def main(argv: list[str]) -> int:
@@ -36,10 +32,13 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv[1:])
     path = find_study(args.name)
     study = read_study(path)
+    args.scale = args.scale or next(name for name in get_args(ScaleName) if name in study.scales)
     if args.scale not in study.scales:
         raise UserError(f"{path} has no scale {args.scale}; allowed: {', '.join(study.scales)}")
     if args.local and args.site:
         raise UserError("--local trains here, and --site queues on Slurm: give one of them")
+    if args.gpus and not args.site:
+        raise UserError(f"--gpus {args.gpus} would not count without --site FILE\nLeave it out.")
     if args.dry_run:
         _list(study, path.stem)
         return 0
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> int:
             held.enter_context(exclusive(to / ".lock", wait=False))
         except TimeoutError as error:
             raise UserError(f"another process is at work in {to}\nWait for its end, or stop it.") from error
-        return _run(study, path, args, to)
+        return (_run if study.metric else _measure)(study, path, args, to)
 
 
 def _parser() -> CommandParser:
@@ -65,14 +64,14 @@ def _parser() -> CommandParser:
     )
     text = f"one of {', '.join(available_studies())}, or the file of a study of one's own"
     parser.add_argument("name", metavar="NAME", help=text)
-    text = "tiny (minutes), small (hours on a laptop) or full (the paper's); default: tiny"
-    parser.add_argument("--scale", choices=get_args(Scale), default="tiny", help=text)
-    parser.add_argument("--local", action="store_true", help="train here what is missing, one run after the other")
+    text = "tiny (minutes), small (hours on a laptop) or full (the paper's); default: the smallest there is"
+    parser.add_argument("--scale", choices=get_args(ScaleName), help=text)
+    parser.add_argument("--local", action="store_true", help="run here what is missing, one run after the other")
     text = "queue on Slurm what is missing, with a site's defaults: slurm/sites/sol.env"
     parser.add_argument("--site", type=Path, metavar="FILE", help=text)
     parser.add_argument("--gpus", metavar="N", help="with --site: GPUs of each run's node")
     parser.add_argument("--dry_run", action="store_true", help="list the runs, and what they cost, at every scale")
-    text = "where page, figure and table go (default: studies/NAME-SCALE)"
+    text = "where page, figures and table go (default: studies/NAME-SCALE)"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     return parser
 
@@ -91,29 +90,34 @@ def find_study(name: str) -> Path:
     return found
 
 
-def _commands(study: Study, scale: str, name: str) -> list[list[str]]:
-    grid = [f"{key}={','.join(map(str, values))}" for key, values in study.grid.items()]
-    return submit.commands_of(shlex.split(study.scales[scale]["fit"]), grid, f"{name}-{scale}")[1]
+def _commands(scale: Scale, name: str) -> list[list[str]]:
+    grid = [f"{key}={','.join(map(_word, values))}" for key, values in scale.grid.items()]
+    return submit.commands_of(shlex.split(scale.options), grid, name)[1]
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _list(study: Study, name: str) -> None:
     for scale, how in study.scales.items():
-        commands = _commands(study, scale, name)
-        print(f"{scale}: {len(commands)} runs, {how['cost']}")
+        commands = _commands(how, f"{name}-{scale}") if study.metric else [["analyze", *shlex.split(how.options)]]
+        print(f"{scale}: {len(commands)} run{'s' * (len(commands) > 1)}, {how.cost}")
         for command in commands:
-            print(f"  reslightning fit {shlex.join(command)}")
+            print(f"  reslightning {'fit ' * bool(study.metric)}{shlex.join(command)}")
 
 
 def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
     from reslightning.commands.submission import Request
 
-    name, status = f"{path.stem}-{args.scale}", 0
+    name, scale, status = f"{path.stem}-{args.scale}", study.scales[args.scale], 0
     request = Request()
     if args.site:
         asked = ["--site", str(args.site), *(["--gpus", args.gpus] if args.gpus else [])]
         request = submit.request_of(submit.parser().parse_args(asked))
-    wanted = submit.previewed(request, _commands(study, args.scale, path.stem))
-    missing = [one for one in wanted if one[0].summary.get("status") not in DONE]
+    wanted = submit.previewed(request, _commands(scale, name))
+    missing = [one for one in wanted if not is_done(one[0].summary)]
+    notes = _changes(study, path, [run.directory for run, _, _ in wanted], to)
     if args.local:
         status = submit.train_here(request, [command for _, _, command in missing], 1)
     elif args.site and missing:
@@ -121,86 +125,63 @@ def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
 
         for one in submission.submit(request, name, [(run.directory, text) for run, text, _ in missing]):
             print(f"job {one[0][0]}, log {one[0][1]}")
-    runs = [
-        RunRecord.from_directory(run.directory) for run, _, _ in wanted if (run.directory / "summary.json").is_file()
-    ]
-    done = sum(run.status in DONE for run in runs)
-    how = "" if done == len(wanted) else "; --local trains the others here, --site FILE queues them on Slurm"
-    print(f"{done} of {len(wanted)} runs are finished{how}")
+    places = [(cell, run.directory) for cell, (run, _, _) in zip(cells_of(scale.grid), wanted, strict=True)]
+    runs = [(cell, RunRecord.from_directory(place)) for cell, place in places if (place / "summary.json").is_file()]
+    done = [(cell, run) for cell, run in runs if is_done(run.summary)]
+    how = "" if len(done) == len(wanted) else "; --local trains the others here, --site FILE queues them on Slurm"
+    print(f"{len(done)} of {len(wanted)} runs are finished{how}")
     if done:
-        _write(study, path, args.scale, runs, to)
+        _write(study, path, args.scale, of_runs(study, args.scale, done, to), notes, to)
+    return 0 if len(done) == len(wanted) else status  # a training that diverged is an answer, too
+
+
+def _changes(study: Study, path: Path, directories: Sequence[Path], to: Path) -> list[str]:
+    """Say what a study's file was changed in since it had results, and note what it is now."""
+    before, _ = read_json(to / MADE)
+    now, asked = list(map(str, directories)), [vars(question) for question in study.decide]
+    asked = json.loads(json.dumps(asked))
+    had = [one for one in before.get("runs", []) if is_done(read_json(Path(one) / layout.SUMMARY)[0])]
+    notes = []
+    if old := [one for one in had if one not in now]:
+        notes.append(f"{len(old)} runs were made with an older version of {path}, and do not count: {', '.join(old)}")
+    first = before.get("decide", asked) if had else asked
+    if first != asked:
+        margins = "; ".join(f"{one['that']}: {_margin(one)}" for one in first)
+        notes.append(f"the questions were changed when results were there; they were: {margins}")
+    made = {"format": 1, "runs": sorted({*before.get("runs", []), *now}), "decide": first}
+    write_atomically(to / MADE, json.dumps(made, indent=1) + "\n")
+    return notes
+
+
+def _margin(question: Mapping[str, Any]) -> str:
+    side = "above" if question["above"] is not None else "below"
+    return f"{' - '.join(question['difference'])} {side} {question[side]:g} points"
+
+
+def _measure(study: Study, path: Path, args: Namespace, to: Path) -> int:
+    """Run an analysis, which does what is left of it, and write its page."""
+    scale = study.scales[args.scale]
+    if args.site:
+        raise UserError(f"{path} trains nothing: --local measures it here\nLeave out --site.")
+    if not args.local:
+        print(f"--local measures it here: {scale.cost}")
+        return 0
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        status = analyze.main(["analyze", *shlex.split(scale.options), "--to", str(to)])
+    print(text.getvalue(), end="")
+    rule, findings = read_findings(to)
+    found = Found(findings, rule, figures=sorted(to.rglob("*.png")), text=text.getvalue())
+    _write(study, path, args.scale, found, [], to)
     return status
 
 
-def _write(study: Study, path: Path, scale: str, runs: Sequence[RunRecord], to: Path) -> None:
-    """Write page, figure and table of the runs that are finished, and print what is decided."""
-    finished = [run for run in runs if run.status in DONE]
-    groups = grouped(Section(study.claim, finished, True), [column(study.compared, {study.compared})])
-    lines, notes = curves([Table(study.claim, groups)], "iterations")
-    plot(lines, to / FIGURE, log=False, over="iterations", title=study.claim)
-    found = errors(study, finished)
-    answers = [(question, answer(question, found)) for question in study.decide]
-    rows = [[group.label, len(group.runs), *(_spread(group, name) for name in COLUMNS)] for group in groups]
-    heads = [study.compared, "runs", "training error", "validation error"]
-    _write_table(to / TABLE, study, finished)
-    page = _page(study, path, scale, heads, rows, answers, notes, to)
-    write_atomically(to / PAGE, page)
-    for question, one in answers:
-        print(f"{verdict(one)}: {question.that}{_numbers(one)}")
+def _write(study: Study, path: Path, scale: str, found: Found, notes: Sequence[str], to: Path) -> None:
+    """Write the page, and print what is decided."""
+    found.notes = [*notes, *found.notes]
+    write_page(study, path.stem, scale, shlex.join(["reslightning", *sys.argv[1:]]), found, to)
+    for note in found.notes:
+        print(note)
+    for that, verdict, numbers in found.verdicts:
+        print(f"{verdict}: {that} ({numbers})")
     print(f"written to {to / PAGE}")
-
-
-def _spread(group: Group, name: str) -> str:
-    values = [error_percent(run.last[name]) for run in group.runs if name in run.last]
-    if not values:
-        return ""
-    found = statistic(values, len(values))
-    return f"{found.mean:.2f}" + ("" if found.deviation is None else f" ± {found.deviation:.2f}") + " %"
-
-
-def _write_table(path: Path, study: Study, runs: Sequence[RunRecord]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", *study.grid, *COLUMNS])
-    for run in runs:
-        options = run.summary.get("options") or {}
-        writer.writerow([run.source, *(options.get(key) for key in study.grid), *(run.last.get(c) for c in COLUMNS)])
-    write_atomically(path, text.getvalue())
-
-
-def verdict(one: Answer | None) -> str:
-    """Return whether a part of a claim is supported, in words."""
-    return one.verdict if one else "not decided"
-
-
-def _numbers(one: Answer | None) -> str:
-    if one is None:
-        return " (it needs two finished runs of each)"
-    more = f"; some {one.seeds} seeds of each would decide, if they spread alike" if one.seeds else ""
-    return f": {one.difference:+.2f} points, 95 % interval {one.low:+.2f} to {one.high:+.2f}{more}"
-
-
-def _page(
-    study: Study,
-    path: Path,
-    scale: str,
-    heads: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    answers: Sequence[tuple[Question, Answer | None]],
-    notes: Sequence[str],
-    to: Path,
-) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(loader=PackageLoader("reslightning", "compare"), autoescape=True, undefined=StrictUndefined)
-    return pages.get_template("study.html.j2").render(
-        study=study,
-        name=path.stem,
-        scale=scale,
-        heads=heads,
-        rows=rows,
-        answers=[(question, verdict(one), _numbers(one).lstrip(": ")) for question, one in answers],
-        notes=notes,
-        figure=base64.b64encode((to / FIGURE).read_bytes()).decode(),
-        command=shlex.join(["reslightning", *sys.argv[1:]]),
-    )

@@ -1,11 +1,12 @@
-"""A study: a claim, runs of a grid at several scales, and what decides it, from one YAML file; without torch."""
+"""A study: a claim, runs of a grid or an analysis at several scales, and what decides it, from one YAML file."""
 
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,11 +15,12 @@ import yaml
 from reslightning.errors import UserError, near_misses
 from reslightning.run.record import RunRecord
 from reslightning.run.summary import error_percent
+from reslightning.strict_yaml import Loader
 
-Scale = Literal["tiny", "small", "full"]
+ScaleName = Literal["tiny", "small", "full"]
 Verdict = Literal["supported", "not supported", "not decided"]
 LEVEL = 0.95
-SEED = "seed_everything"
+METRICS = ("train/top1", "val/top1", "val/top5")
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,42 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What is run at one scale.
+
+    Attributes:
+        options: of ``fit``, or of ``analyze`` in a study without a grid.
+        cost: in words.
+        grid: options and their values; a run of each combination. The first one's values are what is compared.
+    """
+
+    options: str
+    cost: str
+    grid: Mapping[str, Sequence[Any]]
+
+    @property
+    def compared(self) -> str:
+        """The option whose values are compared."""
+        return next(iter(self.grid))
+
+
+@dataclass(frozen=True)
 class Study:
     """A study's file.
 
     Attributes:
         claim: in a sentence.
         source: where it is from.
-        metric: what is compared, an accuracy of the last epoch: train/top1, val/top1.
-        grid: options and their values; a run of each combination. The first one's values are what is compared.
-        scales: options of ``fit``, and the cost in words, at each scale.
+        scales: what is run at each.
+        metric: what is compared, an accuracy of the last epoch; None where nothing is trained.
         decide: the questions.
     """
 
     claim: str
     source: str
-    metric: str
-    grid: Mapping[str, Sequence[Any]]
-    scales: Mapping[str, Mapping[str, str]]
+    scales: Mapping[str, Scale]
+    metric: str | None
     decide: Sequence[Question]
-
-    @property
-    def compared(self) -> str:
-        """The option whose values are compared."""
-        return next(iter(self.grid))
 
 
 class Answer(NamedTuple):
@@ -78,6 +93,44 @@ class Answer(NamedTuple):
     seeds: int | None = None
 
 
+class _Part:
+    """A part of a study's file, which knows its line."""
+
+    def __init__(self, path: Path, node: yaml.Node) -> None:
+        self.path, self.node = path, node
+
+    def error(self, text: str) -> UserError:
+        return UserError(f"{self.path}, line {self.node.start_mark.line + 1}: {text}")
+
+    @property
+    def value(self) -> Any:
+        return Loader("").construct_document(self.node)
+
+    def text(self) -> str:
+        if not isinstance(self.value, str) or not self.value.strip():
+            raise self.error(f"{self.value!r} is no text")
+        return self.value
+
+    def items(self) -> list[_Part]:
+        if not isinstance(self.node, yaml.SequenceNode) or not self.node.value:
+            raise self.error(f"{self.value!r}; allowed: a list, - in front of each")
+        return [_Part(self.path, node) for node in self.node.value]
+
+    def parts(self, required: Sequence[str] = (), optional: Sequence[str] | None = ()) -> dict[str, _Part]:
+        """Return a mapping's parts by name. None as optional allows any name."""
+        known = [*required, *(optional or ())]
+        if not isinstance(self.node, yaml.MappingNode) or not self.node.value:
+            raise self.error(f"{self.value!r}; expected a mapping" + (f" of {', '.join(known)}" if known else ""))
+        for key, _ in self.node.value:
+            if optional is not None and key.value not in known:
+                near = near_misses(str(key.value), known)
+                raise _Part(self.path, key).error(f"unknown key {key.value!r}{near}\nallowed: {', '.join(known)}")
+        found = {str(key.value): _Part(self.path, value) for key, value in self.node.value}
+        if lacking := [name for name in required if name not in found]:
+            raise self.error(f"{lacking[0]} is missing")
+        return found
+
+
 def read_study(path: Path) -> Study:
     """Read a study's file.
 
@@ -85,76 +138,94 @@ def read_study(path: Path) -> Study:
         UserError: it is no study; what is wrong is named with its line.
     """
     try:
-        node = yaml.compose(path.read_text(), yaml.SafeLoader)
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        loader = Loader(path.read_text())
+        node = loader.get_single_node()
+        if node:
+            loader.construct_document(node)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise UserError(f"{where} is no study: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path} is no study: it holds no options")
-    _check_keys(path, node, [field.name for field in fields(Study)])
-    kinds: dict[str, tuple[type, ...]] = {"claim": (str,), "source": (str,), "metric": (str,), "decide": (list,)}
-    for name, value in content.items():
-        if not isinstance(value, kinds.get(name, (dict,))):
-            raise UserError(f"{_at(path, node, name)}: {name} is {value!r}; see configs/studies for how it is written")
-    parts = {key.value: value for key, value in node.value}
-    _check_keys(path, parts["scales"], list(get_args(Scale)), every=False)
-    for scale in parts["scales"].value:
-        _check_keys(path, scale[1], ["fit", "cost"])
-    for name, values in content["grid"].items():
-        if not isinstance(values, list) or not values:
-            raise UserError(f"{_at(path, parts['grid'], name)}: {name} is {values!r}; allowed: a list of values")
-    return Study(**{**content, "decide": [_question(path, one, content) for one in parts["decide"].value]})
+    if node is None:
+        raise UserError(f"{path} is no study: it is empty")
+    trained, always = ("metric", "grid", "decide"), ("claim", "source", "scales")
+    parts = _Part(path, node).parts(always, trained)
+    trains = any(name in parts for name in trained)
+    parts = _Part(path, node).parts((*always, *trained) if trains else always, trained)
+    grid = _grid(parts["grid"]) if trains else {}
+    scales = {
+        name: _scale(part, grid, "fit" if trains else "analyze")
+        for name, part in parts["scales"].parts(optional=get_args(ScaleName)).items()
+    }
+    return Study(
+        parts["claim"].text(),
+        parts["source"].text(),
+        scales,
+        _metric(parts["metric"]) if trains else None,
+        [_question(part, scales.values()) for part in parts["decide"].items()] if trains else [],
+    )
 
 
-def _question(path: Path, node: yaml.Node, content: Mapping[str, Any]) -> Question:
-    _check_keys(path, node, [field.name for field in fields(Question)], every=False)
-    given = yaml.SafeLoader("").construct_document(node) if isinstance(node, yaml.MappingNode) else {}
-    where = f"{path}, line {node.start_mark.line + 1}"
-    known = list(map(str, next(iter(content["grid"].values()))))
-    pair = given.get("difference")
-    if not isinstance(pair, list) or len(pair) != 2 or not {*map(str, pair)} <= {*known}:
-        raise UserError(f"{where}: difference is {pair}; allowed: two of {', '.join(known)}")
-    limits = [given.get(name) for name in ("above", "below")]
-    if "that" not in given or sum(isinstance(one, int | float) for one in limits) != 1:
-        raise UserError(f"{where}: a question has that, in words, and a number of points as above or as below")
-    return Question(given["that"], (str(pair[0]), str(pair[1])), *limits)
+def _metric(part: _Part) -> str:
+    if part.value not in METRICS:
+        near = near_misses(str(part.value), METRICS)
+        raise part.error(f"metric is {part.value!r}{near}\nallowed: {', '.join(METRICS)}")
+    return str(part.value)
 
 
-def _check_keys(path: Path, node: yaml.Node, known: Sequence[str], *, every: bool = True) -> None:
-    """Raise UserError for a key that a mapping may not have, with its line, or for one that it lacks."""
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}, line {node.start_mark.line + 1}: expected a mapping of {', '.join(known)}")
-    for key, _ in node.value:
-        if key.value not in known:
-            near = near_misses(str(key.value), known)
-            raise UserError(
-                f"{path}, line {key.start_mark.line + 1}: unknown key {key.value!r}{near}\nallowed: {', '.join(known)}"
-            )
-    if lacking := [name for name in known if every and name not in {key.value for key, _ in node.value}]:
-        raise UserError(f"{path}, line {node.start_mark.line + 1}: {lacking[0]} is missing")
+def _grid(part: _Part) -> dict[str, list[Any]]:
+    return {name: [one.value for one in values.items()] for name, values in part.parts(optional=None).items()}
 
 
-def _at(path: Path, node: yaml.MappingNode, name: str) -> str:
-    line = next(key.start_mark.line for key, _ in node.value if key.value == name)
-    return f"{path}, line {line + 1}"
+def _scale(part: _Part, grid: Mapping[str, Sequence[Any]], command: str) -> Scale:
+    parts = part.parts((command, "cost"), ("grid",) if grid else ())
+    own = _grid(parts["grid"]) if "grid" in parts else {}
+    if other := [name for name in own if name not in grid]:
+        raise parts["grid"].error(f"{other[0]} is not in the study's own grid; allowed: {', '.join(grid)}")
+    options = parts[command].text()
+    try:
+        shlex.split(options)
+    except ValueError as error:
+        raise parts[command].error(f"{command} is no command line: {error}") from error
+    return Scale(options, parts["cost"].text(), {**grid, **own})
 
 
-def errors(study: Study, runs: Sequence[RunRecord]) -> dict[str, list[float]]:
+def _question(part: _Part, scales: Sequence[Scale] | Any) -> Question:
+    parts = part.parts(("that", "difference"), ("above", "below"))
+    pair = [str(value) for value in parts["difference"].value] if parts["difference"].items() else []
+    for scale in scales:
+        known = [str(value) for value in scale.grid[scale.compared]]
+        if len(pair) != 2 or not {*pair} <= {*known}:
+            raise parts["difference"].error(f"difference is {', '.join(pair)}; allowed: two of {', '.join(known)}")
+    limits = {name: parts[name].value for name in ("above", "below") if name in parts}
+    numbers = [one for one in limits.values() if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(limits) != 1 or len(numbers) != 1 or not math.isfinite(numbers[0]):
+        raise part.error("a question has a number of points, as above or as below")
+    return Question(parts["that"].text(), (pair[0], pair[1]), **limits)
+
+
+def is_done(summary: Mapping[str, Any]) -> bool:
+    """Return whether a run has an answer: it is finished, or its loss ceased to be finite."""
+    return summary.get("status") == "finished" or is_lost(summary)
+
+
+def is_lost(summary: Mapping[str, Any]) -> bool:
+    """Return whether a run ended because its loss was not finite."""
+    return summary.get("status") == "failed" and bool(summary.get("diverged"))
+
+
+def errors(metric: str, runs: Mapping[str, Sequence[RunRecord]]) -> dict[str, list[float]]:
     """Return the last epoch's errors of finished runs, in percent, by the value of what is compared.
 
-    A run that failed, with a loss that is not finite say, knows no better than chance.
+    A run whose loss ceased to be finite knows no better than chance.
     """
-    found: dict[str, list[float]] = {str(value): [] for value in study.grid[study.compared]}
-    for run in runs:
-        value = str((run.summary.get("options") or {}).get(study.compared))
-        last = run.last.get(study.metric, math.nan)
-        if run.status == "failed" and value in found:
-            found[value].append(error_percent(1 / (run.summary.get("classes") or math.inf)))
-        elif run.status == "finished" and value in found and math.isfinite(last):
-            found[value].append(error_percent(last))
-    return found
+    return {value: [one for run in group if math.isfinite(one := _error(metric, run))] for value, group in runs.items()}
+
+
+def _error(metric: str, run: RunRecord) -> float:
+    if is_lost(run.summary):
+        return error_percent(1 / (run.summary.get("classes") or math.inf))
+    return error_percent(run.last.get(metric, math.nan)) if run.status == "finished" else math.nan
 
 
 def answer(question: Question, found: Mapping[str, Sequence[float]]) -> Answer | None:

@@ -74,6 +74,7 @@ class Summary(TypedDict, total=False):
     majority: dict[str, float]  # share of the most frequent class in train and val
     n_samples: dict[str, int]  # train, val, test
     epochs: int  # to train
+    diverged: bool  # whether it ended because its loss was not finite
     stopped: str | None  # why a callback ended training before them
     seed: int
     options: dict[str, Any]  # all that determine the result, dotted

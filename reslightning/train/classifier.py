@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from reslightning.data.progress import batches_per_epoch
-from reslightning.errors import TrainingError, UserError
+from reslightning.errors import DivergedError, UserError
 from reslightning.models.architectures import Norm, Shortcut, Version, check_size, check_trainable
 from reslightning.models.checkpoint import read_checkpoint
 from reslightning.models.resnet import build_model
@@ -280,7 +280,7 @@ class ImageClassifier(Evaluator):
         first_bad, lowest, highest = reduced.tolist()
         check_labels(lowest, -highest, self.num_classes)
         if first_bad != torch.inf:
-            raise TrainingError(
+            raise DivergedError(
                 f"the training loss is not finite at epoch {self.trainer.current_epoch}, step {int(first_bad)}: "
                 f"{self.trainer.current_epoch} epochs are finished and the last checkpoint is from before it\n"
                 "Lower model.optim.lr, add model.schedule.warmup or trainer.gradient_clip_val, or use "

@@ -17,7 +17,7 @@ from reslightning.cluster.requeue import REQUEUE_SIGNALS, STARTS_WITHOUT_PROGRES
 from reslightning.data.base import DataModule
 from reslightning.data.progress import finished_epochs, lost_process, started_by_lightning
 from reslightning.data.registry import SPLITS
-from reslightning.errors import FULL, SIGNALS, LostProcessError, Stopped, TrainingError, UserError
+from reslightning.errors import FULL, SIGNALS, DivergedError, LostProcessError, Stopped, TrainingError, UserError
 from reslightning.files import read_rows, write_atomically
 from reslightning.models.checkpoint import read_checkpoint
 from reslightning.models.weights import check_fit
@@ -271,7 +271,7 @@ class Segment:
         if not self.leads or "status" not in self.run.summary:
             return
         try:
-            self.run.update(status=status)
+            self.run.update(status=status, diverged=isinstance(sys.exc_info()[1], DivergedError))
             ended = self.wandb is not None and self.wandb.finish(exit_code, wandb_summary(self.run.summary))
             # A row behind the last checkpoint, on a full disk say, is trained and recorded again.
             if ended and self.recorder.last.get("epoch", 0) == self.run.summary["epoch"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from reslightning.cli.configs import available_configs, available_studies
 from reslightning.commands import submit
 from reslightning.commands.study import find_study
-from reslightning.compare.study import Question, answer, read_study
+from reslightning.compare.study import Question, answer, errors, read_study
 from reslightning.errors import UserError
 from tests.conftest import OPTIONS, summary
 
@@ -53,13 +54,14 @@ def test_a_study_trains_what_is_missing_and_says_what_came_out(cli, here, tmp_pa
     assert done.status == 0, done.err
     assert len(here) == 4
     assert "4 of 4 runs are finished\n" in done.out
-    assert "one epoch is worse than three: " in done.out
+    assert re.search(r"^(not )?\w+: one epoch is worse than three \([+-]", done.out, re.MULTILINE)
     page = (tmp_path / "studies" / "mine-tiny" / "index.html").read_text()
     assert "More epochs are better." in page
     assert page.count(" ± ") == 5  # one in words
+    assert page.count("data:image/png;base64,") == 1
     assert "http" not in page.replace("http-equiv", "")
     rows = (tmp_path / "studies" / "mine-tiny" / "runs.csv").read_text().splitlines()
-    assert rows[0] == "run,trainer.max_epochs,seed_everything,train/top1,val/top1"
+    assert rows[0] == "run,trainer.max_epochs,seed_everything,status,train/top1,val/top1"
     assert len(rows) == 5
     again = cli("study mine.yaml --local")
     assert len(here) == 4
@@ -75,7 +77,10 @@ def test_every_study_is_whole_and_its_runs_are_accepted(cli):
         path = find_study(name)
         study = read_study(path)
         assert set(study.scales) <= {"tiny", "small", "full"}
-        assert cli(f"study {path} --dry_run").out.count("reslightning fit") >= 2 * len(study.scales)
+        listed = cli(f"study {path} --dry_run")
+        assert listed.status == 0, listed.err
+        assert listed.out.count("reslightning fit") >= (4 if study.metric else 0) * len(study.scales)
+        assert listed.out.count("reslightning analyze") == (0 if study.metric else len(study.scales))
 
 
 @pytest.mark.parametrize(
@@ -111,19 +116,30 @@ def test_the_interval_is_welch_s():
         ({"clam": "x"}, r"mine.yaml, line \d+: unknown key 'clam'; did you mean 'claim'"),
         ({"scales": {"huge": {}}}, "unknown key 'huge'\nallowed: tiny, small, full"),
         ({"scales": {"tiny": {"fit": "x"}}}, r"line \d+: cost is missing"),
-        ({"grid": {"seed_everything": 3}}, "seed_everything is 3; allowed: a list of values"),
-        ({"claim": 3}, "claim is 3"),
+        ({"grid": {"seed_everything": 3}}, r"line \d+: 3; allowed: a list"),
+        ({"claim": 3}, r"line \d+: 3 is no text"),
+        ({"metric": "val/top2"}, r"metric is 'val/top2'; did you mean 'val/top\d' or 'val/top\d'"),
+        ({"grid": {}}, "expected a mapping"),
+        ({"decide": []}, "allowed: a list"),
+        (
+            {"decide": [{"that": "x", "difference": [1, 3], "above": "high"}]},
+            "a number of points, as",
+        ),
+        ({"decide": [{"that": "x", "difference": [1, 3], "above": float("nan")}]}, "a number of points"),
+        ({"decide": [{"that": "x", "difference": [1, 3], "above": 0, "below": 1}]}, "a number of points"),
+        ({"scales": {"tiny": {"fit": ["x"], "cost": "x"}}}, r"line \d+: \['x'\] is no text"),
+        ({"scales": {"tiny": {"fit": "--a 'x", "cost": "x"}}}, "fit is no command line: No closing quotation"),
+        ({"scales": {"tiny": {"analyze": "deep_gp", "cost": "x"}}}, "unknown key 'analyze'"),
+        ({"scales": {"tiny": {"fit": "x", "cost": "x", "grid": {"model.arch": ["a"]}}}}, "not in the study's own grid"),
         (
             {"decide": [{"that": "x", "difference": [1, 2], "above": 0}]},
             r"allowed: two of 1, 3",
         ),
-        ({"decide": [{"that": "x", "difference": [1, 3]}]}, "a number of points as above or as below"),
+        ({"decide": [{"that": "x", "difference": [1, 3]}]}, "a number of points, as"),
         ({"scales": {"tiny": {"fit": "--model.arhc x", "cost": "x"}}}, "unknown option 'model.arhc'"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_before_anything_runs(cli, here, tmp_path, changed, said):
-    import re
-
     write(tmp_path / "mine.yaml", **changed)
     found = cli("study mine.yaml --local")
     assert found.status == 2
@@ -136,8 +152,13 @@ def test_mistakes(cli, tmp_path):
     write(tmp_path / "mine.yaml")
     assert "has no scale full; allowed: tiny" in cli("study mine.yaml --scale full").err
     assert "give one of them" in cli("study mine.yaml --local --site x").err
+    assert "--gpus 1 would not count without --site" in cli("study mine.yaml --gpus 1").err
     (tmp_path / "cut.yaml").write_text("claim: [")
     assert "cut.yaml, line 1 is no study" in cli("study cut.yaml").err
+    (tmp_path / "twice.yaml").write_text("claim: a\nsource: b\nclaim: c\n")
+    assert "twice.yaml, line 3 is no study: 'claim' is given twice" in cli("study twice.yaml").err
+    (tmp_path / "empty.yaml").write_text("")
+    assert "empty.yaml is no study: it is empty" in cli("study empty.yaml").err
     from filelock import FileLock
 
     (tmp_path / "studies" / "mine-tiny").mkdir(parents=True)
@@ -145,3 +166,71 @@ def test_mistakes(cli, tmp_path):
         assert "another process is at work in studies/mine-tiny" in cli("study mine.yaml").err
     with pytest.raises(UserError):
         read_study(tmp_path / "nowhere.yaml")
+
+
+def test_a_file_that_was_changed_says_so(cli, here, tmp_path):
+    write(tmp_path / "mine.yaml", grid={"trainer.max_epochs": [1, 2], "seed_everything": [0]}, decide=[ONE])
+    cli("study mine.yaml --local")
+    write(tmp_path / "mine.yaml", grid={"trainer.max_epochs": [1, 3], "seed_everything": [0]}, decide=[OTHER])
+    changed = cli("study mine.yaml")
+    page = (tmp_path / "studies" / "mine-tiny" / "index.html").read_text()
+    old = "1 runs were made with an older version of mine.yaml, and do not count: runs/"
+    asked = "the questions were changed when results were there; they were: two: 2 - 1 below 0 points"
+    for line in (old, asked):
+        assert line in changed.out
+        assert line in page
+    assert "1 of 2 runs are finished" in changed.out
+    again = cli("study mine.yaml")  # and does not forget it
+    assert again.out == changed.out
+
+
+ONE = {"that": "two", "difference": [2, 1], "below": 0}
+OTHER = {"that": "two", "difference": [3, 1], "below": 20}
+
+
+def test_a_lost_training_counts_as_chance_and_what_failed_otherwise_does_not_count(cli, here, tmp_path):
+    grid = {"model.optim.lr": [0.01, 1e30], "seed_everything": [0]}
+    question = {"that": "x", "difference": [1e30, 0.01], "above": 0}
+    write(tmp_path / "mine.yaml", grid=grid, decide=[question])
+    found = cli("study mine.yaml --local")
+    assert found.status == 0, found.err
+    assert "2 of 2 runs are finished" in found.out
+    assert "1 of 2 runs ended with a loss that is not finite: they count as chance" in found.out
+    assert ">90.00 %<" in (tmp_path / "studies" / "mine-tiny" / "index.html").read_text()
+    cli("study mine.yaml --local")
+    assert len(here) == 2  # which is not tried again
+    lost = next(path for path in (tmp_path / "runs").iterdir() if summary(path)["status"] == "failed")
+    assert summary(lost)["diverged"] is True
+    text = (lost / "summary.json").read_text()
+    (lost / "summary.json").write_text(text.replace('"diverged": true', '"diverged": false'))
+    assert "1 of 2 runs are finished" in cli("study mine.yaml").out
+
+
+def test_an_analysis_is_a_study(cli, tmp_path):
+    scales = {"tiny": {"analyze": "gradients --model.arch plain8,resnet8 --batch_size 4", "cost": "seconds"}}
+    content = {"claim": "Gradients flow.", "source": "none", "scales": scales}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert cli("study mine.yaml --dry_run").out == (
+        "tiny: 1 run, seconds\n  reslightning analyze gradients --model.arch plain8,resnet8 --batch_size 4\n"
+    )
+    assert cli("study mine.yaml").out == "--local measures it here: seconds\n"
+    done = cli("study mine.yaml --local")
+    assert done.status == 0, done.err
+    assert "plain8: 3 blocks" in done.out
+    page = (tmp_path / "studies" / "mine-tiny" / "index.html").read_text()
+    assert "plain8: 3 blocks" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert "trains nothing: --local measures it here" in cli("study mine.yaml --site x").err
+    scales["tiny"]["analyze"] = "gradeints"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert "did you mean 'gradients'" in cli("study mine.yaml --local").err
+
+
+def test_errors_are_of_finished_runs():
+    class Run:
+        def __init__(self, status, top1, diverged=False):
+            self.summary = {"status": status, "classes": 4, "diverged": diverged}
+            self.status, self.last = status, {"val/top1": top1}
+
+    runs = {"a": [Run("finished", 0.75), Run("running", 0.5), Run("failed", 0.5), Run("failed", 0.5, True)], "b": []}
+    assert errors("val/top1", runs) == {"a": [25.0, 75.0], "b": []}
