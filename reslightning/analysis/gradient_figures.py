@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # told apart without colours, too
 MARKED = 12  # of a curve's points
+SHOWN = 5  # steps of a training whose curves are drawn
 
 
 class Measured(NamedTuple):
@@ -66,7 +67,9 @@ def draw_curves(measured: Sequence[Measured], title: str) -> Any:
 
 
 def draw_map(steps: Sequence[int], norms: Sequence[Sequence[float]], title: str) -> Any:
-    """Return matplotlib's figure of norms of dL/dz, darker where smaller, white where none, over time and depth.
+    """Return matplotlib's figure of norms of dL/dz: over depth at a few steps, and over time and depth.
+
+    The map is darker where they are smaller, white where there is none.
 
     Args:
         steps: when they were recorded, two or more, in ascending order.
@@ -80,12 +83,23 @@ def draw_map(steps: Sequence[int], norms: Sequence[Sequence[float]], title: str)
     from matplotlib import colors, pyplot, ticker
 
     values = np.ma.masked_less_equal(np.ma.masked_invalid(np.array(norms).T), 0)
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, (curves, axes) = pyplot.subplots(2, figsize=(8, 8), layout="constrained")
     numbers = np.arange(1, len(values) + 1)
+    for number, at in enumerate(np.unique(np.linspace(0, len(steps) - 1, SHOWN).round().astype(int))):
+        grey = 0.75 * number / (SHOWN - 1)
+        look = {"color": mpl.colormaps["viridis"](grey), "marker": MARKERS[number], "markersize": 4}
+        curves.plot(numbers, values[:, at], label=f"step {steps[at]:,}", markevery=-(-len(numbers) // MARKED), **look)
+    curves.set_yscale("log")
+    curves.grid(alpha=0.3)
+    curves.set(xlabel="block, from the input on", ylabel="norm of ∂L/∂z, loss L in nats,\nz in front of the rectifier")
+    curves.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    curves.set_title(title, fontsize="small")
+    curves.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     mesh = axes.pcolormesh(steps, numbers, values, norm=colors.LogNorm(), cmap="viridis", shading="nearest")
-    figure.colorbar(mesh, label="norm of ∂L/∂z, loss L in nats, z in front of the rectifier")
+    figure.colorbar(mesh, label="norm of ∂L/∂z")
     axes.set(xlabel="step", ylabel="block, from the input on")
     axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.set_title(f"{title}; white: none" if values.mask.any() else title, fontsize="small")
+    if values.mask.any():
+        axes.set_title("white: none", fontsize="small")
     return figure

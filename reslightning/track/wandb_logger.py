@@ -82,6 +82,7 @@ class SafeWandbLogger(WandbLogger):
                 string_fields={"title": "validation images"},
             )
             pictures = {"val/worst": folder / layout.WORST, "val/surest": folder / layout.SUREST}
+            pictures["gradients"] = folder / layout.GRADIENT_MAP
             shown = {name: wandb.Image(str(path)) for name, path in pictures.items() if path.exists()}
             self.experiment.log({"val/confusion": matrix, **shown})
         except Exception as error:

@@ -156,7 +156,8 @@ def test_a_network_without_blocks_is_refused(tmp_path):
 
 def test_the_map_has_its_axes_named_and_takes_what_is_missing():
     figure = gradient_figures.draw_map([0, 50, 100], [[1, 2], [3, math.nan], [0, 1e-9]], "resnet8")
-    axes, bar = figure.axes
+    curves, axes, bar = figure.axes
+    assert [text.get_text() for text in curves.get_legend().texts] == ["step 0", "step 50", "step 100"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "block, from the input on")
     assert "norm" in bar.get_ylabel()
     assert axes.collections[0].get_array().mask.sum() == 2

@@ -97,6 +97,7 @@ def test_what_fails_behind_the_last_epoch_is_made_by_the_same_command(cli, tmp_p
     assert "findings could not be made" in result.err
     assert "Traceback" not in result.err
     assert summary(tmp_path / "run")["status"] == "failed"
+    assert summary(tmp_path / "run")["diverged"] is False
     getattr(Broken, what)(tmp_path / "run", True)
     assert cli(f"{line} run").status == 0
     assert summary(tmp_path / "run")["status"] == "finished"

@@ -94,6 +94,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(cli, tmp_path):
     assert "not finite at epoch 1, step 7" in result.err
     assert "Traceback" not in result.err
     assert summary(tmp_path / "run")["status"] == "failed"
+    assert summary(tmp_path / "run")["diverged"] is True
     assert checkpoint(tmp_path / "run")["global_step"] == 5
 
 
