@@ -16,6 +16,7 @@ from tests.wandb_server import serving
 def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
     """To a stand-in for the server, from an offline run in a folder whose name has an error in it."""
     line = f"fit {SMALL} --trainer.max_epochs 2 --run_dir 'error failed/run'".replace("disabled", "offline")
+    line += " --trainer.callbacks+=GradientFlow --trainer.callbacks.every_n_steps 2"
     assert cli(f"{line} --wandb.group night --wandb.tags '[a, b]' --wandb.notes words").status == 0
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     with serving() as server:
@@ -46,6 +47,7 @@ def test_sync_uploads_a_run_once(cli, tmp_path, monkeypatch):
     assert run.config["run"]["value"]["arch"] == "resnet8"
     assert any("val/worst" in file for file in run.files)
     assert sum("val/surest" in file for file in run.files) == 1
+    assert sum("gradients" in file for file in run.files) == 1
     assert sum("val/confusion" in file for file in run.files) == 1
     plot = run.config["_wandb"]["value"]["visualize"]["val/confusion"]
     assert plot["panel_config"]["panelDefId"] == "wandb/confusion_matrix/v1"
