@@ -133,3 +133,15 @@ def test_a_legend_takes_nothing_from_the_curves(cli, page, tmp_path, count):
         assert box["y"] > top + 420
         assert box["x"] > 0
         assert box["x"] + box["width"] < 1250
+
+
+def test_a_study_s_page(cli, page, tmp_path):
+    options = "gradients --model.arch plain8,resnet8 --batch_size 4"
+    Path("mine.yaml").write_text(
+        f"claim: 1 < 2 & more\nsource: none\nscales:\n  tiny: {{analyze: '{options}', cost: seconds}}\n"
+    )
+    result = cli("study mine.yaml --local")
+    assert result.status == 0, result.err
+    page.goto(f"file://{Path('studies/mine-tiny/index.html').resolve()}")
+    assert page.locator("h1").inner_text() == "1 < 2 & more"
+    assert page.evaluate("[...document.images].map(image => image.naturalWidth > 500)") == [True]
