@@ -90,12 +90,15 @@ def test_a_run_s_network_on_its_own_data(cli, finished):
     ("line", "said"),
     [
         ("analyze gradient", "analyze knows no 'gradient'; did you mean 'gradients'?\nallowed: gradients"),
-        ("analyze --json gradients", "analyze knows no '--json'\nallowed: gradients, deep_gp, in front of its options"),
+        (
+            "analyze --json gradients",
+            "analyze knows no '--json'\nallowed: gradients, responses, lesions, deep_gp, in front of its options",
+        ),
         (f"{GRADIENTS} --model.arch resnett20", "unknown architecture 'resnett20'; did you mean 'resnet20'"),
         (f"{GRADIENTS} --model.arch plain20,", "unknown architecture ''"),
         (
             f"{GRADIENTS} --model.arch resnet20,vgg16",
-            "vgg16 has no blocks, at whose inputs gradients are measured\nGive",
+            "vgg16 has no blocks, which are what is measured\nGive",
         ),
         (f"{GRADIENTS} --model.arch plain20 --model.shortcut A", "plain20 has no shortcuts: leave out shortcut 'A'"),
         (
