@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reslightning.compare.figures import COLOURS
+from reslightning.compare.figures import COLOURS, wrapped
 
 if TYPE_CHECKING:
     from reslightning.analysis.lesions import Lesion
@@ -74,7 +74,7 @@ def draw_lesions(found: Lesioned) -> Any:
         axes.set_ylim(max(0.0, low), min(high, 105.0) if high > 100 else high)
         axes.grid(alpha=0.3)
     handles, names = _legend(panels, line)
-    figure.suptitle(found.label, fontsize="small")
+    figure.suptitle(wrapped(found.label, 100), fontsize="small")
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
@@ -121,8 +121,10 @@ def _by_number(axes: Any, found: Lesioned) -> None:
 
 def _by_order(axes: Any, found: Lesioned) -> None:
     swapped = found.of("swapped")
-    axes.plot([one.tau for one in swapped], [one.error for one in swapped], **POINTS, color=COLOURS[0])
+    taus = [one.tau for one in swapped]
+    axes.plot(taus, [one.error for one in swapped], **POINTS, color=COLOURS[0])
     if not swapped:
-        axes.text(0.5, 0.5, "no two blocks of a stage can be swapped", ha="center", transform=axes.transAxes)
-    axes.set_xlim(1.03, min([0.0, *(one.tau - 0.03 for one in swapped)]) if len(swapped) > 1 else 0.0)
+        axes.text(0.5, 0.75, "no two blocks of a stage can be swapped", ha="center", transform=axes.transAxes)
+    least = min(taus, default=0.0)
+    axes.set_xlim(1 + (1 - least) / 20, least - (1 - least) / 20)
     axes.set_xlabel("Kendall's tau of the order of the blocks: 1 as trained, 0 without relation to it")

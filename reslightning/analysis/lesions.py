@@ -166,8 +166,8 @@ def _swapped(pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> Lesion:
 
 def measured(
     trainer: Trainer, model: ImageClassifier, data: DataModule, split: Split, lesions: Sequence[Lesion]
-) -> list[Lesion]:
-    """Return lesions with their errors, by one pass over a split's images, evaluated as the Trainer would.
+) -> tuple[list[Lesion], int]:
+    """Return lesions with their errors, and of how many images, by one pass over a split's images, evaluated as the Trainer would.
 
     Args:
         trainer: where it runs, in one process.
@@ -180,7 +180,8 @@ def measured(
     counting = _Counting(model, orders)
     (trainer.validate if split == "val" else trainer.test)(counting, datamodule=data, verbose=False)
     hits = dict(zip(orders, counting.hits.tolist(), strict=True))
-    return [lesion._replace(error=error_percent(hits[lesion.order] / counting.images)) for lesion in lesions]
+    errors = {order: error_percent(count / counting.images) for order, count in hits.items()}
+    return [lesion._replace(error=errors[lesion.order]) for lesion in lesions], counting.images
 
 
 class _Counting(LightningModule):

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reslightning.analysis.gradient_figures import MARKED, looks
+from reslightning.compare.figures import wrapped
 
 if TYPE_CHECKING:
     from reslightning.analysis.responses import Response
@@ -56,7 +57,7 @@ def draw_responses(networks: Sequence[Responding], title: str) -> Any:
     figure, (by_layer, by_size) = pyplot.subplots(2, figsize=(7, 6.5), layout="constrained")
     for number, one in enumerate(networks):
         places, step = [*range(1, len(one.layers) + 1)], -(-len(one.layers) // MARKED)
-        by_layer.plot(places, one.deviations, label=one.label, markevery=step, **looks(number))
+        by_layer.plot(places, one.deviations, label=wrapped(one.label), markevery=step, **looks(number))
         by_size.plot(places, sorted(one.deviations, reverse=True), markevery=step, **looks(number))
     by_layer.set_xlabel("3x3 layer, from the input on")
     by_size.set_xlabel("3x3 layer, from the largest response to the smallest")
@@ -65,7 +66,7 @@ def draw_responses(networks: Sequence[Responding], title: str) -> Any:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    by_layer.set_title(title, fontsize="small")
+    by_layer.set_title(wrapped(title, 90), fontsize="small")
     names = figure.legend(loc="outside right upper", fontsize="small", alignment="left")
     figure.set_size_inches(7 + names.get_window_extent().width / figure.dpi, 6.5)
     return figure

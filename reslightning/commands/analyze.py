@@ -160,14 +160,24 @@ def drawn(data: DataModule, split: Split, count: int | None, batch: int, option:
 
     with contextlib.redirect_stdout(sys.stderr):  # what is said of the images is no result
         prepare(data)
-    there, kind = data.n_samples(split), KINDS[split]
-    if not there:
-        raise UserError(f"{type(data).__name__} at {data.root} has no {kind} images\nGive data that has some.")
+    there, kind = images_there(data, split), KINDS[split]
     if (count or 0) > there:
         raise UserError(f"{option} {count} is more than there are {kind} images; allowed: at most {there:,}")
     return Drawn(
         count or there, f"{kind} images of {type(data).__name__}", _batches(data, split, count or there, batch)
     )
+
+
+def images_there(data: DataModule, split: Split) -> int:
+    """Return how many images a split has.
+
+    Raises:
+        UserError: it has none.
+    """
+    if there := data.n_samples(split):
+        return there
+    name = type(data).__name__
+    raise UserError(f"{name} at {data.root} has no labelled {KINDS[split]} images\nGive --root DIR that has some.")
 
 
 def _batches(data: DataModule, split: Split, count: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

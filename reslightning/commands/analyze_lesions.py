@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from reslightning.analysis.lesion_figures import Lesioned, draw_lesions, mean_and_spread
 from reslightning.cli.parser import CommandParser
-from reslightning.commands.analyze import KINDS, check_trained, results_folder
+from reslightning.commands.analyze import KINDS, check_trained, images_there, results_folder
 from reslightning.commands.train import carry_out
 from reslightning.compare.figures import write_figure
 from reslightning.files import finite, written
@@ -81,11 +81,11 @@ def _measured(args: Namespace, arch: str) -> Lesioned:
     from reslightning.cli.measuring import Measuring
 
     def measure(trainer: Trainer, model: ImageClassifier, data: DataModule, split: Split) -> Lesioned:
-        data.check_evaluation(split, trainer.world_size)
+        images_there(data, split)
         planned = plan(model.model, int(args.draws), int(args.seed_everything), arch)
-        images = f"{data.n_samples(split):,} {KINDS[split]} images of {type(data).__name__}"
-        found = measured(trainer, model, data, split, planned)
-        return Lesioned(f"{arch} of {args.run_dir}, {images}", [*blocks_of(model.model)], found)
+        found, images = measured(trainer, model, data, split, planned)
+        label = f"{arch} of {args.run_dir}, {images:,} {KINDS[split]} images of {type(data).__name__}"
+        return Lesioned(label, [*blocks_of(model.model)], found)
 
     words = [EVALUATIONS[args.split], "--run_dir", str(args.run_dir)]
     words += ["--trainer.devices=1", "--trainer.num_nodes=1", *([f"--data.root={args.root}"] if args.root else [])]
@@ -98,9 +98,10 @@ def _measured(args: Namespace, arch: str) -> Lesioned:
 def _print(found: Lesioned) -> None:
     single = sorted(found.of("block"), key=lambda one: one.error)
     print(f"{found.label}: top-1 error, percent")
-    print(f"  without a lesion      {found.whole:6.2f}")
-    print(f"  without one block     {fmean(one.error for one in single):6.2f} in the mean of {len(single)}")
-    print(f"  without the worst     {single[-1].error:6.2f}, {single[-1].blocks[0]}")
+    worst = single[-1]
+    print(f"  without a lesion   {found.whole:6.2f}")
+    print(f"  without one block  {fmean(one.error for one in single):6.2f} in the mean of {len(single)}")
+    print(f"  at worst           {worst.error:6.2f} without {worst.blocks[0]}")
     if found.skipped:
         count, names = len(found.skipped), ", ".join(found.skipped)
         print(f"  {count} of {len(found.blocks)} blocks change{'s' * (count == 1)} the shape, never removed: {names}")
