@@ -167,7 +167,7 @@ def _swapped(pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> Lesion:
 def measured(
     trainer: Trainer, model: ImageClassifier, data: DataModule, split: Split, lesions: Sequence[Lesion]
 ) -> tuple[list[Lesion], int]:
-    """Return lesions with their errors, and of how many images, by one pass over a split's images, evaluated as the Trainer would.
+    """Return lesions with their errors, and of how many images, by one pass over them, as the Trainer evaluates.
 
     Args:
         trainer: where it runs, in one process.

@@ -102,31 +102,3 @@ def test_curves_are_told_apart_without_colours_and_fall_in_the_second_panel():
     (legend,) = figure.legends
     assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
     mpl.pyplot.close(figure)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--run_dir RUN nowhere", "nowhere is no run directory: it has no config.yaml"),
-        ("--run_dir bare", "bare is no run directory: it has no summary.json"),
-        ("--run_dir RUN borrowed", "googlenet has no blocks, which are what is measured\nGive"),
-        ("", "not given, and required: --run_dir"),
-        ("--run_dir RUN --to file/below", "--to file/below/responses.csv cannot be written: Not a directory"),
-        ("--run_dir RUN --images 0", "--images=0 is not allowed"),
-        ("--run_dir RUN --images 1000", "--images 1000 is more than there are test images; allowed: at most 359"),
-        ("--run_dir RUN --data CIFAR10 --root nowhere", "nowhere"),
-        ("--run_dir RUN --image 3", "did you mean '--images'"),
-    ],
-)
-def test_mistakes_are_said(cli, finished, tmp_path, options, said):
-    run = finished(cli)
-    (tmp_path / "file").touch()
-    for name, arch in (("bare", "resnet8"), ("borrowed", "googlenet")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(f"model: {{arch: {arch}}}\n")
-    before = sorted(tmp_path.rglob("*"))
-    result = cli(f"analyze responses {options.replace('RUN', str(run))}")
-    assert result.status == 2, result.out
-    assert said in result.err
-    assert "Traceback" not in result.err
-    assert sorted(tmp_path.rglob("*")) == before
