@@ -48,7 +48,10 @@ COMMANDS = {
     "models": ("reslightning.commands.models", "list the networks, what they cost and what was published"),
     "fetch": ("reslightning.commands.fetch", "download data sets and weights for machines without internet"),
     "compare": ("reslightning.commands.compare", "tables, curves and a page from runs, beside published results"),
-    "analyze": ("reslightning.commands.analyze", "look inside networks: how gradients flow through their blocks"),
+    "analyze": (
+        "reslightning.commands.analyze",
+        "look inside networks: gradients, responses, lesions, and priors of depth",
+    ),
     "sync": ("reslightning.commands.sync", "upload runs that were recorded offline"),
     "pack": ("reslightning.commands.pack", "put image files into a few indexed tars, resized if asked"),
     "submit": ("reslightning.commands.submit", "queue trainings on Slurm, or a grid of them"),

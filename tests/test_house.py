@@ -38,6 +38,8 @@ WITHOUT_TORCH = {
     *("commands.export", "evaluation.formats"),
     *("analysis.deep_gp", "analysis.deep_gp_findings", "analysis.deep_gp_figures"),
     *("commands.analyze", "commands.analyze_gradients", "commands.analyze_deep_gp", "analysis.gradient_figures"),
+    *("commands.analyze_responses", "analysis.response_figures", "commands.analyze_lesions", "analysis.lesion_figures"),
+    "commands.train",
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
 # Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.

@@ -1,4 +1,4 @@
-"""What happens inside networks: how gradients flow through their blocks, and what depth does to their priors."""
+"""What happens inside networks: how gradients flow, layers respond, lesions hurt, and what depth does to priors."""
 
 from __future__ import annotations
 

@@ -34,6 +34,17 @@ class Measured(NamedTuple):
         return self.flows[0].dz / self.flows[-1].dz if self.flows[-1].dz else None
 
 
+def looks(number: int) -> dict[str, Any]:
+    """Return how matplotlib is to draw a network's curve, the first of which has number 0."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": STYLES[number % len(STYLES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.5,
+    }
+
+
 def draw_curves(measured: Sequence[Measured], title: str) -> Any:
     """Return matplotlib's figure: norms of dL/dz, logarithmic, and correlations at neighbouring inputs, over depth."""
     import matplotlib as mpl
@@ -43,13 +54,7 @@ def draw_curves(measured: Sequence[Measured], title: str) -> Any:
 
     figure, (norms, alike) = pyplot.subplots(2, sharex=True, figsize=(7, 6.5), layout="constrained")
     for number, one in enumerate(measured):
-        look = {
-            "color": COLOURS[number % len(COLOURS)],
-            "linestyle": STYLES[number % len(STYLES)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "markersize": 4,
-            "linewidth": 1.5,
-        }
+        look = looks(number)
         depth = [*range(1, len(one.flows) + 1)]
         norms.plot(depth, [flow.dz for flow in one.flows], label=one.label, markevery=-(-len(depth) // MARKED), **look)
         alike.plot([*one.correlations], [*one.correlations.values()], **look)

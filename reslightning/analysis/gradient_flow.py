@@ -84,9 +84,7 @@ def blocks_of(network: nn.Module, name: str = "the network") -> dict[str, Block]
     """
     found = {key: module for key, module in network.named_modules() if isinstance(module, Block)}
     if not found:
-        raise UserError(
-            f"{name} has no blocks, between which gradients would be measured\nGive a resnet or a plain one."
-        )
+        raise UserError(f"{name} has no blocks, which are what is measured\nGive a resnet or a plain one.")
     return found
 
 

@@ -13,16 +13,15 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tabulate import tabulate
 
-from reslightning.cli.configs import load_config
 from reslightning.cli.parser import CommandParser
+from reslightning.commands.analyze import check_blocks, check_run, chosen_data, drawn, results_folder
 from reslightning.data.registry import DATA_SETS
 from reslightning.errors import UserError
-from reslightning.files import check_file, finite, written
-from reslightning.models.architectures import Architecture, get_architecture, resolve_options
-from reslightning.run import layout
+from reslightning.files import finite, written
+from reslightning.models.architectures import get_architecture, resolve_options
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from reslightning.analysis.gradient_figures import Measured
     from reslightning.analysis.gradient_flow import Flow
@@ -40,7 +39,8 @@ def main(argv: list[str]) -> int:
     """Print tables, and write curves and numbers if asked."""
     args = _parser().parse_args(argv[1:])
     _check(args)
-    data = _data(args)
+    run = args.run_dir.expanduser() if args.run_dir else None
+    data = chosen_data(run, args.data, args.root, None if args.seed_everything is None else int(args.seed_everything))
     measured = list(_measured(args, data))
     of = f"{args.batch_size} training images of {type(data).__name__}"
     if args.to:
@@ -85,22 +85,15 @@ def _parser() -> CommandParser:
 
 def _check(args: Namespace) -> None:
     """Raise UserError for what cannot be measured or written, before time is spent."""
-    if args.to:
-        check_file(args.to.expanduser() / NUMBERS, "--to")
-        check_file(args.to.expanduser() / CURVES, "--to")
+    results_folder(args.to, NUMBERS, CURVES)
     if args.run_dir:
         given = [name for name in ("arch", *NETWORK) if args.model[name] is not None]
         if given:
             raise UserError(f"--run_dir says which network it is\nLeave out --model.{given[0]}, or --run_dir.")
-        if not (args.run_dir.expanduser() / layout.CONFIG).is_file():
-            raise UserError(f"{args.run_dir} is no run directory: it has no config.yaml")
+        check_run(args.run_dir.expanduser())
         return
     for arch in _archs(args):
-        if not isinstance(resolve_options(arch, **_options(args, arch)), Architecture):
-            raise UserError(
-                f"{arch} has no blocks, at whose inputs gradients are measured\nGive resnets or plain networks: "
-                "`reslightning models` lists them."
-            )
+        check_blocks(arch, resolve_options(arch, **_options(args, arch)))
 
 
 def _archs(args: Namespace) -> list[str]:
@@ -116,42 +109,16 @@ def _options(args: Namespace, arch: str) -> dict[str, str | None]:
     return given
 
 
-def _data(args: Namespace) -> DataModule:
-    from reslightning.data import registry
-
-    config = load_config(args.run_dir.expanduser() / layout.CONFIG) if args.run_dir and not args.data else {}
-    data = config.get("data") or {"class_path": args.data or "Digits"}
-    options = dict(data.get("init_args") or {}) | {"num_workers": 0} | ({"root": args.root} if args.root else {})
-    seed = config.get("seed_everything") or 0 if args.seed_everything is None else int(args.seed_everything)
-    kind: Any = registry.load(data["class_path"])
-    return kind(**options | {"seed": seed})
-
-
 def _measured(args: Namespace, data: DataModule) -> Iterator[Measured]:
     from reslightning.analysis.gradient_figures import Measured
     from reslightning.analysis.gradient_flow import measure, shattering
     from reslightning.train.metrics import check_labels
 
-    images, labels = _batch(data, args.batch_size)
+    count = int(args.batch_size)  # the parser's kind of int is no plain value
+    images, labels = next(drawn(data, "train", count, count, "--batch_size").batches)
     for label, network, classes in _networks(args, data.num_classes):
         check_labels(int(labels.min()), int(labels.max()), classes)
         yield Measured(label, measure(network, images, labels, label), shattering(network, images))
-
-
-def _batch(data: DataModule, count: int) -> tuple[Tensor, Tensor]:
-    """Return training images as an evaluation sees them, drawn by the seed, and their labels."""
-    from reslightning.data.base import prepare
-    from reslightning.data.sampler import WholeBatches
-
-    prepare(data)
-    there = data.n_samples("train")
-    if count > there:
-        raise UserError(f"--batch_size {count} is more than there are training images; allowed: at most {there:,}")
-    sampler = WholeBatches(there, count, count, seed=data.seed, rank=0, world_size=1)
-    content = next(iter(data.loader("train", sampler, count)))
-    data.indices(content)  # or the message about a corrupt image
-    images, labels = data.evaluation_batch(content, "train")
-    return images, labels  # type: ignore[return-value]  # of no protocol's views
 
 
 def _networks(args: Namespace, classes: int) -> Iterator[tuple[str, nn.Module, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
 from reslightning.cli.options import check_options
@@ -20,9 +21,16 @@ def main(argv: list[str]) -> int:
         check_options(argv)  # what torch is not needed for is said before it is loaded
         if sys.stderr.isatty():
             print("loading torch and Lightning", file=sys.stderr, flush=True)
+    from reslightning.cli.lightning_cli import CLI
+
+    carry_out(lambda: CLI(argv))
+    return 0
+
+
+def carry_out(command: Callable[[], object]) -> None:
+    """Do what builds a CLI, say what Lightning refuses, and leave nothing behind that is this command's own."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from reslightning.cli.lightning_cli import CLI
     from reslightning.cli.quiet import quiet
     from reslightning.cluster.staging import release
     from reslightning.data.sources import withdrawn
@@ -31,7 +39,7 @@ def main(argv: list[str]) -> int:
     before = set(os.environ)
     try:
         with quiet(), withdrawn():
-            CLI(argv)
+            command()
     except MisconfigurationException as error:
         raise UserError(f"Lightning refuses this combination of options: {error}") from error
     finally:
@@ -39,4 +47,3 @@ def main(argv: list[str]) -> int:
             os.environ.pop(name, None)
         end_workers()
         release()
-    return 0

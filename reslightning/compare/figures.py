@@ -146,14 +146,14 @@ def draw(lines: Sequence[Curve], *, log: bool, over: str, title: str = "") -> An
     figure, axes = pyplot.subplots(layout="constrained")
     _draw(axes, lines, log=log)
     _scale(axes, lines, log=log, over=over)
-    axes.set_title(_wrapped(title, 80), fontsize="small")
+    axes.set_title(wrapped(title, 80), fontsize="small")
     names = figure.legend(
         title="\n".join(legend(lines)),
         loc="outside right upper",
         fontsize="small",
         title_fontsize="small",
         alignment="left",
-        ncols=math.ceil(sum(_wrapped(label).count("\n") + 1 for label in {line.label for line in lines}) / ROWS),
+        ncols=math.ceil(sum(wrapped(label).count("\n") + 1 for label in {line.label for line in lines}) / ROWS),
     )
     box = names.get_window_extent()
     figure.set_size_inches(WIDTH + box.width / figure.dpi, max(HEIGHT, box.height / figure.dpi + 0.3))
@@ -166,7 +166,7 @@ def _draw(axes: Any, lines: Sequence[Curve], *, log: bool) -> None:
     least = LEAST if log else -math.inf
     for line in lines:
         bold = line.split == "val"
-        name = _wrapped(line.label) if bold or line.label not in validated else None
+        name = wrapped(line.label) if bold or line.label not in validated else None
         axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
         if line.low != line.high:
             low = [max(value, least) for value in line.low]
@@ -192,7 +192,7 @@ def _scale(axes: Any, lines: Sequence[Curve], *, log: bool, over: str) -> None:
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _wrapped(text: str, letters: int = 40) -> str:
+def wrapped(text: str, letters: int = 40) -> str:
     """Return words in lines, without what matplotlib takes for mathematics, or for a name that is not shown."""
     lines = textwrap.fill(text, letters).replace("$", r"\$")
     return " " + lines if lines.startswith("_") else lines

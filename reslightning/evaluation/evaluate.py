@@ -73,7 +73,7 @@ def evaluate(
     """
     keeper = _keeper(save, run, max(len(protocols), 1))
     trainer.callbacks += [keeper] if save else []  # type: ignore[attr-defined]
-    _ready(model, data, split, protocols, content, weights, trained if run else None)
+    make_ready(data, split, protocols, content, weights, trained if run else None)
     recalibrate(trainer, model, data, images)
     for protocol in protocols or [as_trained(model)]:
         protocol.begin(model, data)
@@ -99,8 +99,7 @@ def _saving(answers: Answers | None, save: str | bool | None, record: Path | Non
     print(f"  every image's probabilities written to {path}")
 
 
-def _ready(
-    model: ImageClassifier,
+def make_ready(
     data: DataModule,
     split: Split,
     protocols: Sequence[Protocol],
@@ -108,7 +107,11 @@ def _ready(
     weights: str,
     trained: Mapping[str, Any] | None,
 ) -> None:
-    """Read the data, once it is known that it can be evaluated so."""
+    """Read the data, and make sure that it can be evaluated so; arguments as ``evaluate``'s.
+
+    Raises:
+        UserError: it has no such views, other classes or another normalisation, or images that the run trained on.
+    """
     for asked in protocols:
         if isinstance(asked, OfPictures):
             asked.check(data)

@@ -136,7 +136,18 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to logits [B, num_classes]."""
-        return self.fc(self.avgpool(self._map(images)).flatten(1))
+        return self.head(self._through_blocks(images))
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to what the first block is given, [B, C, h, w]."""
+        x = self.conv1(images)
+        if not self.pre_activation:
+            x = F.relu(self.bn1(x), inplace=True)
+        return self.maxpool(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Map what the last block gives, [B, C, h, w], to logits [B, num_classes]."""
+        return self.fc(self.avgpool(self._activated(x)).flatten(1))
 
     def dense(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to the logits [B, num_classes] of the network as a fully convolutional one.
@@ -146,19 +157,17 @@ class ResNet(nn.Module):
         Sec. 3.4; arXiv:1409.1556, Sec. 3.2). Averaging the whole map at once would weigh its border as much as its
         middle, which more windows see. The map must have 7 x 7 places: pictures have 193 pixels or more a side.
         """
-        windows = F.avg_pool2d(self._map(images), WINDOW, stride=1)
+        windows = F.avg_pool2d(self._activated(self._through_blocks(images)), WINDOW, stride=1)
         return F.conv2d(windows, self.fc.weight[:, :, None, None], self.fc.bias).mean((2, 3))
 
-    def _map(self, images: Tensor) -> Tensor:
-        x = self.conv1(images)
-        if not self.pre_activation:
-            x = F.relu(self.bn1(x), inplace=True)
-        x = self.maxpool(x)
+    def _through_blocks(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
         for stage in self.stages:
             x = getattr(self, stage)(x)
-        if self.pre_activation:
-            x = F.relu(self.norm(x), inplace=True)
         return x
+
+    def _activated(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(x), inplace=True) if self.pre_activation else x
 
 
 def _stages(architecture: Architecture) -> list[nn.Sequential]:

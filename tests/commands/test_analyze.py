@@ -13,7 +13,7 @@ from reslightning.analysis.gradient_figures import Measured
 from reslightning.analysis.gradient_flow import DISTANCE, Flow
 from tests.conftest import SMALL
 
-GRADIENTS = "analyze gradients --batch_size 8"
+GRADIENTS, LESIONS, RESPONSES = "analyze gradients --batch_size 8", "analyze lesions", "analyze responses"
 
 
 def test_help_lists_the_subjects(cli):
@@ -90,12 +90,15 @@ def test_a_run_s_network_on_its_own_data(cli, finished):
     ("line", "said"),
     [
         ("analyze gradient", "analyze knows no 'gradient'; did you mean 'gradients'?\nallowed: gradients"),
-        ("analyze --json gradients", "analyze knows no '--json'\nallowed: gradients, deep_gp, in front of its options"),
+        (
+            "analyze --json gradients",
+            "analyze knows no '--json'\nallowed: gradients, responses, lesions, deep_gp, in front of its options",
+        ),
         (f"{GRADIENTS} --model.arch resnett20", "unknown architecture 'resnett20'; did you mean 'resnet20'"),
         (f"{GRADIENTS} --model.arch plain20,", "unknown architecture ''"),
         (
             f"{GRADIENTS} --model.arch resnet20,vgg16",
-            "vgg16 has no blocks, at whose inputs gradients are measured\nGive",
+            "vgg16 has no blocks, which are what is measured\nGive",
         ),
         (f"{GRADIENTS} --model.arch plain20 --model.shortcut A", "plain20 has no shortcuts: leave out shortcut 'A'"),
         (
@@ -111,15 +114,44 @@ def test_a_run_s_network_on_its_own_data(cli, finished):
         ("analyze gradients --batch_size 0", "--batch_size=0 is not allowed"),
         (f"{GRADIENTS} --data CIFAR10 --root nowhere", "nowhere"),
         (f"{GRADIENTS} --modl.arch resnet8", "did you mean '--model.arch'"),
+        (f"{LESIONS} --run_dir nowhere", "nowhere is no run directory: it has no config.yaml"),
+        (f"{LESIONS} --run_dir bare", "bare is no run directory: it has no summary.json"),
+        (f"{LESIONS} --run_dir borrowed", "vgg16 has no blocks"),
+        (LESIONS, "not given, and required: --run_dir"),
+        (f"{LESIONS} --run_dir RUN --to file/below", "--to file/below/lesions.csv cannot be written: Not a directory"),
+        (f"{LESIONS} --run_dir RUN --draws 0", "--draws=0 is not allowed"),
+        (f"{LESIONS} --run_dir RUN --split train", "invalid choice: 'train' (choose from 'test', 'val')"),
+        (f"{LESIONS} --run_dir RUN --seed_everything -1", "--seed_everything=-1 is not allowed"),
+        (f"{LESIONS} --run_dir RUN --draw 3", "did you mean '--draws'"),
+        (f"{RESPONSES} --run_dir RUN nowhere", "nowhere is no run directory: it has no config.yaml"),
+        (f"{RESPONSES} --run_dir bare", "bare is no run directory: it has no summary.json"),
+        (f"{RESPONSES} --run_dir RUN borrowed", "vgg16 has no blocks, which"),
+        (RESPONSES, "not given, and required: --run_dir"),
+        (
+            f"{RESPONSES} --run_dir RUN --to file/below",
+            "--to file/below/responses.csv cannot be written: Not a directory",
+        ),
+        (f"{RESPONSES} --run_dir RUN --images 0", "--images=0 is not allowed"),
+        (
+            f"{RESPONSES} --run_dir RUN --images 1000",
+            "--images 1000 is more than there are test images; allowed: at most 359",
+        ),
+        (f"{RESPONSES} --run_dir RUN --data CIFAR10 --root nowhere", "nowhere"),
+        (f"{RESPONSES} --run_dir RUN --image 3", "did you mean '--images'"),
     ],
 )
-def test_mistakes_are_said(cli, tmp_path, line, said):
+def test_mistakes_are_said(cli, finished, tmp_path, line, said):
+    run = finished(cli)
     (tmp_path / "file").touch()
-    result = cli(line)
-    assert result.status == 2
+    for name, arch in (("bare", "resnet8"), ("borrowed", "vgg16")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"model: {{arch: {arch}}}\n")
+    before = sorted(tmp_path.rglob("*"))
+    result = cli(line.replace("RUN", str(run)))
+    assert result.status == 2, result.out
     assert said in result.err
     assert "Traceback" not in result.err
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_run_without_a_checkpoint_is_refused(cli, tmp_path):
