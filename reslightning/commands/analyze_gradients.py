@@ -13,6 +13,8 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tabulate import tabulate
 
+from reslightning.analysis.findings import FINDINGS, Finding, write_findings
+from reslightning.analysis.gradient_findings import FLAT, RULE, Ratios, findings
 from reslightning.cli.parser import CommandParser
 from reslightning.commands.analyze import check_blocks, check_run, chosen_data, drawn, results_folder
 from reslightning.data.registry import DATA_SETS
@@ -32,7 +34,6 @@ IMAGES = 32
 NUMBERS, CURVES = "gradient-flow.csv", "gradient-flow.png"
 NETWORK = ("shortcut", "version", "norm")
 HEADS = ("block", "shortcut", "|dL/dz|", "|dL/dx|", "by shortcut", "by residual", "cosine", "|dL/dw|")
-FLAT = 2  # a gradient that grows or shrinks less is said to keep its size
 
 
 def main(argv: list[str]) -> int:
@@ -41,16 +42,20 @@ def main(argv: list[str]) -> int:
     _check(args)
     run = args.run_dir.expanduser() if args.run_dir else None
     data = chosen_data(run, args.data, args.root, None if args.seed_everything is None else int(args.seed_everything))
-    measured = list(_measured(args, data))
+    measured, ratios = _measured(args, data)
+    found = findings(ratios)
     of = f"{args.batch_size} training images of {type(data).__name__}"
     if args.to:
         _write(measured, args.to.expanduser(), f"{of}, in training mode")
+        write_findings(args.to.expanduser(), RULE, found)
     if args.json:
-        print(json.dumps(finite(_document(measured, of)), indent=2))
+        print(json.dumps(finite(_document(measured, found, of)), indent=2))
         return 0
     print(f"gradients of the mean cross-entropy of {of}, in training mode and float64; |.| is a Euclidean norm")
     for one in measured:
         _print(one)
+    if args.seeds > 1:
+        print("\n" + "\n".join(f"{one.verdict}: {one.that} ({one.numbers})" for one in found))
     print(f"\ncurves and numbers written to {args.to}" if args.to else "\n--to DIR draws curves over depth")
     return 0
 
@@ -77,6 +82,8 @@ def _parser() -> CommandParser:
     )
     text = "of the start, and of which images (default: the run's, else 0)"
     parser.add_argument("--seed_everything", type=NonNegativeInt, metavar="N", help=text)
+    text = "start each network by so many seeds, of which the first is in tables and figure (default: 1)"
+    parser.add_argument("--seeds", type=PositiveInt, default=1, metavar="N", help=text)
     text = f"folder for curves over depth, {CURVES}, and numbers, {NUMBERS}"
     parser.add_argument("--to", type=Path, metavar="DIR", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
@@ -85,11 +92,13 @@ def _parser() -> CommandParser:
 
 def _check(args: Namespace) -> None:
     """Raise UserError for what cannot be measured or written, before time is spent."""
-    results_folder(args.to, NUMBERS, CURVES)
+    results_folder(args.to, NUMBERS, CURVES, FINDINGS)
     if args.run_dir:
         given = [name for name in ("arch", *NETWORK) if args.model[name] is not None]
         if given:
             raise UserError(f"--run_dir says which network it is\nLeave out --model.{given[0]}, or --run_dir.")
+        if args.seeds > 1:
+            raise UserError(f"--run_dir is of one start\nLeave out --seeds {args.seeds}, or --run_dir.")
         check_run(args.run_dir.expanduser())
         return
     for arch in _archs(args):
@@ -109,19 +118,30 @@ def _options(args: Namespace, arch: str) -> dict[str, str | None]:
     return given
 
 
-def _measured(args: Namespace, data: DataModule) -> Iterator[Measured]:
+def _measured(args: Namespace, data: DataModule) -> tuple[list[Measured], list[Ratios]]:
+    """Return what the first seed gives, and of all how large the gradients are at the ends."""
     from reslightning.analysis.gradient_figures import Measured
     from reslightning.analysis.gradient_flow import measure, shattering
     from reslightning.train.metrics import check_labels
 
     count = int(args.batch_size)  # the parser's kind of int is no plain value
     images, labels = next(drawn(data, "train", count, count, "--batch_size").batches)
-    for label, network, classes in _networks(args, data.num_classes):
-        check_labels(int(labels.min()), int(labels.max()), classes)
-        yield Measured(label, measure(network, images, labels, label), shattering(network, images))
+    first: dict[str, Measured] = {}
+    ratios: dict[str, list[float | None]] = {}
+    for seed in range(int(args.seeds)):
+        for label, network, classes in _networks(args, data.num_classes, seed + int(args.seed_everything or 0)):
+            check_labels(int(labels.min()), int(labels.max()), classes)
+            one = Measured(label, measure(network, images, labels, label), {} if seed else shattering(network, images))
+            first.setdefault(label, one)
+            ratios.setdefault(label, []).append(one.ratio)
+    flowing = {label: [value for value in values if value] for label, values in ratios.items() if all(values)}
+    return [*first.values()], [
+        Ratios(label, first[label].flows[0].shortcut == "none", len(first[label].flows), values)
+        for label, values in flowing.items()
+    ]
 
 
-def _networks(args: Namespace, classes: int) -> Iterator[tuple[str, nn.Module, int]]:
+def _networks(args: Namespace, classes: int, seed: int) -> Iterator[tuple[str, nn.Module, int]]:
     """Give each network with what it is called and how many classes it knows."""
     import torch
 
@@ -135,7 +155,7 @@ def _networks(args: Namespace, classes: int) -> Iterator[tuple[str, nn.Module, i
         return
     for arch in _archs(args):
         options = _options(args, arch)
-        torch.manual_seed(int(args.seed_everything or 0))
+        torch.manual_seed(seed)
         network: Any = build_model(arch, num_classes=classes, **options)  # type: ignore[arg-type]
         said = ", ".join([arch, *(value for value in options.values() if value and value != "none")])
         if options["norm"] != "none":
@@ -179,7 +199,7 @@ def _said(one: Measured) -> str:
     return f"|dL/dz| at the first block is {one.ratio:.3g} times that at the last: backwards it {way}"
 
 
-def _document(measured: Sequence[Measured], of: str) -> dict[str, Any]:
+def _document(measured: Sequence[Measured], found: Sequence[Finding], of: str) -> dict[str, Any]:
     networks = [
         {
             "network": one.label,
@@ -189,7 +209,7 @@ def _document(measured: Sequence[Measured], of: str) -> dict[str, Any]:
         }
         for one in measured
     ]
-    return {"format": 1, "of": of, "networks": networks}
+    return {"format": 1, "of": of, "networks": networks, "findings": [one._asdict() for one in found]}
 
 
 def _write(measured: Sequence[Measured], folder: Path, title: str) -> None:

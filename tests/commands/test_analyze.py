@@ -49,6 +49,24 @@ def test_tables_and_files(cli, tmp_path):
     assert again.out == result.out
 
 
+def test_several_seeds_decide(cli, tmp_path):
+    line = f"{GRADIENTS} --model.arch plain8,resnet8 --seeds 2"
+    result = cli(f"{line} --to there")
+    assert result.status == 0, result.err
+    lines = re.findall(r"^((?:not )?\w+): (.* size.*) \((factor .*, 2 seeds)\)$", result.out, re.MULTILINE)
+    assert [that for _, that, _ in lines] == [
+        *("plain8: the gradient keeps its size", "resnet8: the gradient keeps its size"),
+        "the gradient keeps its size better in resnet8 than in plain8",
+    ]
+    document = json.loads(cli(f"{line} --json").out)
+    assert [(one["verdict"], one["that"], one["numbers"]) for one in document["findings"]] == lines
+    assert json.loads((tmp_path / "there" / "findings.json").read_text())["findings"] == document["findings"]
+    alone = json.loads(cli(f"{GRADIENTS} --model.arch resnet8 --json").out)
+    ratio = document["networks"][1]["ratio"]  # the first seed's
+    assert [one["numbers"] for one in alone["findings"]] == [f"factor {ratio:.3g} with one seed, which has no interval"]
+    assert lines[1][2].split(",")[0] != f"factor {ratio:.3g}"
+
+
 def test_json_is_one_document(cli):
     result = cli(f"{GRADIENTS} --model.arch resnet8 --json")
     document = json.loads(result.out)
