@@ -7,10 +7,11 @@ residual one padding or a projection would remain in its place.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -30,6 +31,7 @@ from reslightning.train.batches import unpack
 from reslightning.train.classifier import ImageClassifier
 
 REMOVED = -1
+TRIES = 100  # for each draw, to find one that is different from those before
 Order = tuple[int, ...]  # at each place the number of the block that stands there, from 0, or REMOVED
 Item = TypeVar("Item")
 
@@ -111,7 +113,7 @@ def plan(network: nn.Module, draws: int, seed: int, name: str = "the network") -
 
     Args:
         network: a ``ResNet``.
-        draws: of each k, all different; fewer where there are not so many.
+        draws: of each k, with different results; fewer where there are not so many.
         seed: of the draws.
         name: what the network is called where it is refused.
 
@@ -127,14 +129,18 @@ def plan(network: nn.Module, draws: int, seed: int, name: str = "the network") -
             "network with more blocks a stage."
         )
     counts = [2**power for power in range(len(numbers).bit_length())]
-    drawn = [chosen for count in counts for chosen in _drawn(numbers, count, draws, chance)]
     pairs = [pair for pair in itertools.combinations(numbers, 2) if len({_stage(names[number]) for number in pair}) < 2]
-    swaps = [chosen for count in counts for chosen in _drawn(pairs, count, draws, chance)]
+    without, swapped = functools.partial(_without, whole), functools.partial(_swapped, whole)
+    drawn = [made for count in counts for made in _drawn(numbers, count, draws, chance, without)]
+    swaps = [made for count in counts for made in _drawn(pairs, count, draws, chance, swapped)]
     return [
         Lesion("none", 0, (), 1.0, whole),
-        *(_without("block", [number], names) for number in numbers),
-        *(_without("removed", sorted(chosen), names) for chosen in drawn),
-        *(_swapped(chosen, names) for chosen in swaps),
+        *(Lesion("block", 1, (names[number],), math.nan, without([number])) for number in numbers),
+        *(Lesion("removed", len(one), tuple(names[at] for at in sorted(one)), math.nan, order) for order, one in drawn),
+        *(
+            Lesion("swapped", len(one), tuple(names[at] for pair in one for at in pair), _tau(order), order)
+            for order, one in swaps
+        ),
     ]
 
 
@@ -142,26 +148,32 @@ def _stage(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _drawn(pool: Sequence[Item], count: int, draws: int, chance: random.Random) -> list[list[Item]]:
-    """Return different choices of so many of a pool, each in the order of its drawing; at most all there are."""
-    found: dict[frozenset[Item], list[Item]] = {}
-    while len(found) < min(draws, math.comb(len(pool), count)):
+def _drawn(
+    pool: Sequence[Item], count: int, draws: int, chance: random.Random, order: Callable[[Sequence[Item]], Order]
+) -> list[tuple[Order, list[Item]]]:
+    """Return different orders, each with the first choice of so many of a pool that it came of."""
+    found: dict[Order, list[Item]] = {}
+    for _ in range(TRIES * draws if count <= len(pool) else 0):
+        if len(found) == draws:
+            break
         chosen = chance.sample(pool, count)
-        found.setdefault(frozenset(chosen), chosen)
-    return list(found.values())
+        found.setdefault(order(chosen), chosen)
+    return list(found.items())
 
 
-def _without(kind: str, removed: Sequence[int], names: Sequence[str]) -> Lesion:
-    order = tuple(REMOVED if number in removed else number for number in range(len(names)))
-    return Lesion(kind, len(removed), tuple(names[number] for number in removed), math.nan, order)
+def _without(whole: Order, removed: Sequence[int]) -> Order:
+    return tuple(REMOVED if number in removed else number for number in whole)
 
 
-def _swapped(pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> Lesion:
-    order = list(range(len(names)))
+def _swapped(whole: Order, pairs: Sequence[tuple[int, int]]) -> Order:
+    order = list(whole)
     for one, other in pairs:
         order[one], order[other] = order[other], order[one]
-    tau = float(kendalltau(range(len(names)), order).statistic)
-    return Lesion("swapped", len(pairs), tuple(names[number] for pair in pairs for number in pair), tau, tuple(order))
+    return tuple(order)
+
+
+def _tau(order: Order) -> float:
+    return float(kendalltau(range(len(order)), order).statistic)
 
 
 def measured(

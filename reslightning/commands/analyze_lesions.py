@@ -63,7 +63,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--run_dir", type=Path, required=True, metavar="RUN", help="the run")
     parser.add_argument("--split", choices=[*EVALUATIONS], default="test", help="whose images (default: test)")
     parser.add_argument("--root", metavar="DIR", help="where the data is (default: as the run has it)")
-    text = f"of each number of blocks and pairs, different ones (default: {DRAWS})"
+    text = f"random choices of each number of blocks and pairs, all different (default: {DRAWS})"
     parser.add_argument("--draws", type=PositiveInt, default=DRAWS, metavar="N", help=text)
     parser.add_argument(
         "--seed_everything", type=NonNegativeInt, default=0, metavar="N", help="of the draws (default: 0)"

@@ -170,7 +170,7 @@ def test_no_more_is_drawn_than_there_is():
     for one in planned:
         if (one.kind, one.number) in counts:
             counts[one.kind, one.number] += 1
-    assert list(counts.values()) == [4, 6, 1, 3, 3, 0]
+    assert list(counts.values()) == [4, 6, 1, 3, 2, 0]  # two swaps of three blocks turn them one way or the other
 
 
 def test_where_nothing_can_be_removed_it_is_said():
