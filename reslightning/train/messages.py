@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from datetime import timedelta
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 
@@ -72,8 +73,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs"
         + (f", weights averaged ({decay})" if (decay := model.hparams["ema_decay"]) else ""),
-        f"  device     {trainer.world_size} x {type(trainer.accelerator).__name__.removesuffix('Accelerator')}, "
-        f"precision {trainer.precision}",
+        f"  device     {trainer.world_size} x {_device(trainer)}, precision {trainer.precision}",
         f"  W&B        {wandb_mode}",
     ]
     allocated = Allocation.here()
@@ -101,6 +101,13 @@ def _network(model: ImageClassifier) -> Architecture:
     network = resolve_options(model.arch, *(model.hparams[name] for name in ("shortcut", "version", "norm")))
     assert isinstance(network, Architecture)  # others are not trained
     return network
+
+
+def _device(trainer: Trainer) -> str:
+    """Return what kind of device trains; sums over a CPU's threads round by their number, and results go by it."""
+    kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+    threads = torch.get_num_threads()
+    return f"{kind} of {threads} thread{'s' * (threads > 1)}" if kind == "CPU" else kind
 
 
 def _described(network: Architecture, model: ImageClassifier, data: DataModule) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -307,5 +308,5 @@ def _facts(config: Mapping[str, Any], model: ImageClassifier, data: DataModule) 
         "seed": config["seed_everything"],
         "options": determining(config),
         "versions": versions(),
-        "environment": environment(),
+        "environment": environment() | {"threads": torch.get_num_threads()},  # on which sums' rounding depends
     }

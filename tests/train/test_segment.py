@@ -40,6 +40,9 @@ def test_a_run_leaves_what_the_design_says(cli, tmp_path):
     assert not (run / "lock").exists()
     for said in ("resnet8", "Digits: 1,438 training", "256 images a step", "precision 32-true", "offline"):
         assert said in result.out
+    threads = torch.get_num_threads()
+    assert found["environment"]["threads"] == threads
+    assert f"1 x CPU of {threads} thread" in result.out
     # The same command, and the run's own config, are the same run: nothing is trained again.
     before = (run / "summary.json").read_bytes()
     for again in (line, f"fit -c {run}/config.yaml", f"fit --run_dir {run}"):
