@@ -118,7 +118,7 @@ def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
     wanted = submit.previewed(request, _commands(scale, name))
     missing = [one for one in wanted if not is_done(one[0].summary)]
     notes = _changes(study, path, [run.directory for run, _, _ in wanted], to)
-    if args.local:
+    if args.local and missing:
         status = submit.train_here(request, [command for _, _, command in missing], 1)
     elif args.site and missing:
         from reslightning.commands import submission

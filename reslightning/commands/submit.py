@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from jsonargparse.typing import PositiveInt
 from reslightning.cli.choice import beside
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
-from reslightning.errors import UserError
+from reslightning.errors import Stopped, UserError
 from reslightning.files import check_folder
 from reslightning.run.directory import Run
 from reslightning.run.fingerprint import differences
@@ -222,14 +223,26 @@ def previewed(request: Request, commands: Sequence[Sequence[str]]) -> list[tuple
 
 
 def train_here(request: Request, commands: list[list[str]], parallel: int) -> int:
-    """Train runs in processes of their own, so many at a time, and return the highest of their statuses."""
+    """Train runs in processes of their own, so many at a time, and return the highest of their statuses.
+
+    A signal that asks to stop goes on to them, and what has not begun is left for the next time.
+    """
+    children: list[subprocess.Popen[bytes]] = []
 
     def train(command: list[str]) -> int:
         words = [sys.executable, "-m", "reslightning", "fit", *request.trainer, *command]
-        return subprocess.run(words).returncode
+        with subprocess.Popen(words) as child:
+            children.append(child)
+            return child.wait()
 
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
-        statuses = list(pool.map(train, commands))
+        try:
+            statuses = list(pool.map(train, commands))
+        except Stopped as stopped:
+            if stopped.signal != signal.SIGINT:  # which a terminal sends to all by itself, and twice would be at once
+                for child in children:
+                    child.send_signal(stopped.signal)
+            raise
     print(f"{statuses.count(0)} of {len(statuses)} runs finished in {time.monotonic() - started:.0f} s")
     return max(statuses, default=0)

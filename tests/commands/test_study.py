@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
+import time
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from reslightning.commands import submit
 from reslightning.commands.study import find_study
 from reslightning.compare.study import Question, answer, errors, read_study
 from reslightning.errors import UserError
-from tests.conftest import OPTIONS, summary
+from tests.conftest import OPTIONS, process, summary
 
 MINE = {
     "claim": "More epochs are better.",
@@ -234,3 +236,30 @@ def test_errors_are_of_finished_runs():
 
     runs = {"a": [Run("finished", 0.75), Run("running", 0.5), Run("failed", 0.5), Run("failed", 0.5, True)], "b": []}
     assert errors("val/top1", runs) == {"a": [25.0, 75.0], "b": []}
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_goes_on_with_what_is_left(cli, tmp_path):
+    write(tmp_path / "mine.yaml", grid={"trainer.max_epochs": [60, 2], "seed_everything": [0]}, decide=[LONG])
+    line = "study mine.yaml --local"
+    study = process(line)
+    begun = lambda: [*tmp_path.glob("runs/*/checkpoints/last.ckpt")]  # noqa: E731
+    while not begun():
+        assert study.poll() is None, study.communicate()
+        time.sleep(0.1)
+    study.send_signal(signal.SIGTERM)
+    out, _ = study.communicate(timeout=60)
+    assert study.returncode == 75, out
+    (run,) = (tmp_path / "runs").iterdir()
+    assert summary(run)["status"] == "preempted"
+    reached = summary(run)["global_step"]
+    assert 0 < reached < 60 * 5
+    again = process(line)
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    assert "2 of 2 runs are finished" in out
+    assert [one["from_step"] for one in summary(run)["segments"]] == [0, reached]
+    assert cli(line).out.startswith("2 of 2 runs are finished")
+
+
+LONG = {"that": "more is better", "difference": [60, 2], "below": 0}
