@@ -11,6 +11,7 @@ from reslightning.compare.figures import COLOURS, wrapped
 if TYPE_CHECKING:
     from reslightning.analysis.lesions import Lesion
 
+MARGIN = 3.0  # percent
 POINTS: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 4, "markerfacecolor": "none"}
 MEANS: dict[str, Any] = {"marker": "D", "color": "black", "linewidth": 1.2, "markersize": 4, "capsize": 3}
 
@@ -71,7 +72,7 @@ def draw_lesions(found: Lesioned) -> Any:
         line = axes.axhline(found.whole, color="black", linestyle="dashed", linewidth=1, label="no lesion", zorder=1)
         axes.set_ylabel("top-1 error (%)")
         low, high = axes.get_ylim()
-        axes.set_ylim(max(0.0, low), min(high, 105.0) if high > 100 else high)
+        axes.set_ylim(max(low, -MARGIN), min(high, 100 + MARGIN))  # so that an error of 0 is seen
         axes.grid(alpha=0.3)
     handles, names = _legend(panels, line)
     figure.suptitle(wrapped(found.label, 100), fontsize="small")

@@ -63,7 +63,7 @@ def draw_responses(networks: Sequence[Responding], title: str) -> Any:
     by_size.set_xlabel("3x3 layer, from the largest response to the smallest")
     for axes in (by_layer, by_size):
         axes.set_ylabel("standard deviation of responses")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(max(one.deviations) for one in networks))
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     by_layer.set_title(wrapped(title, 90), fontsize="small")
