@@ -26,7 +26,7 @@ from reslightning.ranges import Range
 class InMemory(DataModule):
     """Images of one size in memory: the loader moves indices, and all else is done on the batch's device.
 
-    Options as DataModule, where a first_size is less than the images' own, and divided by the network's stride; and:
+    Options as DataModule, a first_size being less than the images' own and a multiple of the network's stride, and:
 
     Args:
         crop_padding: pixels padded on each side before the random crop; 0 crops nothing.

@@ -56,8 +56,8 @@ class ImageClassifier(Evaluator):
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
         norm: batch, or none: without batch normalisation, in residual networks by Fixup (arXiv:1901.09321), whose
             scalars learn at a tenth of the rate; none given means batch.
-        norm_momentum: weight of a batch in batch normalisation's moving averages, in (0, 1], torch's momentum: short
-            trainings want more than its 0.1, which none given means (arXiv:2404.00498 has 0.4).
+        norm_momentum: weight of a batch in batch normalisation's moving averages, in (0, 1]: torch's momentum, of which
+            short trainings want more than 0.1, which none given means (KellerJordan/cifar10-airbench has 0.4).
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
         weights: torchvision:NAME, hf:USER/NAME, a run directory, a checkpoint or a state dict file to start from,
             other people's too; FILE#KEY of a file of several weights (FILE#model_ema).

@@ -34,8 +34,8 @@ class Optim:
             lr is the peak.
         body_lr: rate of all but the final layer, as a fraction of the final layer's, for fine-tuning.
         norm_bias_lr: rate of batch normalisation's biases, as a factor of what it would be, 64 say, for short trainings
-            (arXiv:2404.00498, Sec. 3.4). Their weight decay is divided by it, as there: a step takes as much off them
-            as without.
+            (arXiv:2404.00498, Sec. 3.4). Their weight decay is divided by it, as in its code: a step takes as much off
+            them as without.
     """
 
     name: OptimizerName = "sgd"
