@@ -185,7 +185,7 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
 def _refuse_size(options: Any) -> None:
     """Refuse small images that a network's stride does not divide, to begin with."""
     data, network = registry.load(options.data.class_path), get_architecture(options.model.arch)
-    first = options.data.init_args.get("first_size")
+    first = (options.data.get("init_args") or {}).get("first_size")
     if data.reads_files or not first or not isinstance(network, Architecture) or first % network.stride == 0:
         return
     sizes = ", ".join(map(str, range(network.stride, data.image_size, network.stride)))

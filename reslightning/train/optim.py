@@ -210,7 +210,12 @@ def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str
     # Weight decay first, as the order of what an optimizer keeps goes by it.
     ordered = sorted(groups, key=lambda group: (-group[0], -group[1]))
     return [
-        {"params": groups[rate, decay, own], "lr": rate, "weight_decay": decay} | ({"norm_biases": True} if own else {})
+        {
+            "params": groups[rate, decay, own],
+            "lr": rate,
+            "weight_decay": decay,
+            **({"norm_biases": True} if own else {}),
+        }
         for rate, decay, own in ordered
     ]
 
