@@ -16,7 +16,7 @@ from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
 from reslightning.evaluation.protocols import choose
-from reslightning.models.architectures import check_trainable, get_architecture
+from reslightning.models.architectures import Architecture, check_trainable, get_architecture
 from reslightning.models.borrowed import Borrowed
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
@@ -53,7 +53,10 @@ ONLY = {  # the package's own options that some commands have
     "recalibrate": ("validate", "test"),
 }
 # Options that a network of torchvision's does not have, and what stands for none.
-NOT_BORROWED = {"shortcut": None, "version": None, "norm": None, "zero_init_residual": False, "frozen_stages": None}
+NOT_BORROWED = {
+    **dict.fromkeys(("shortcut", "version", "norm", "norm_momentum", "frozen_stages")),
+    "zero_init_residual": False,
+}
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
 
@@ -171,11 +174,25 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
     _refuse_unused(given, options)
     if command == "fit":
         check_trainable(options.model.arch)
+        _refuse_size(options)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(
             "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "
             "file or a run\nTo train from scratch instead: fit --data ImageFolder --data.root DIR --model.arch resnet18"
         )
+
+
+def _refuse_size(options: Any) -> None:
+    """Refuse small images that a network's stride does not divide, to begin with."""
+    data, network = registry.load(options.data.class_path), get_architecture(options.model.arch)
+    first = (options.data.get("init_args") or {}).get("first_size")
+    if data.reads_files or not first or not isinstance(network, Architecture) or first % network.stride == 0:
+        return
+    sizes = ", ".join(map(str, range(network.stride, data.image_size, network.stride)))
+    raise UserError(
+        f"data.first_size={first} is no multiple of {network.stride}, the stride of {options.model.arch}\nallowed: "
+        + (sizes or f"none, of images of {data.image_size} pixels; leave out data.first_size and data.grow_epochs")
+    )
 
 
 def leave_out(given: Sequence[Given], options: Any) -> None:

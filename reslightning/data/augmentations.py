@@ -80,6 +80,14 @@ def random_crop(padded: Tensor, draw: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(batch, device=padded.device), :, top, left]
 
 
+def scale(images: Tensor, size: int) -> Tensor:
+    """Scale images [B, C, H, W], uint8, to [B, C, size, size], bilinear with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    scaled = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
 def flip_(images: Tensor, which: Tensor) -> Tensor:
     """Mirror images [B, C, H, W] left to right, in place, where ``which`` [B], on the host, is odd."""
     rows = (which % 2).nonzero()[:, 0]

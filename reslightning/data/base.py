@@ -31,6 +31,7 @@ from reslightning.errors import UserError
 from reslightning.ranges import SEED, Range
 
 FRACTION, SPREAD = Range("fractions in [0, 1]"), Range("fractions in (0, 1]")
+SIZE = Range("pixels in [1, 4096]")
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 # Where each augmentation's draws of a sample begin: a new one goes behind, and the others stay as they are.
 CROP, FLIP, CUTOUT, ERASING, POLICY, FILE_CROP = 0, 2, 3, 5, 32, 64
@@ -49,7 +50,14 @@ class DataModule(LightningDataModule, metaclass=Checked):
             the data set's own validation part, which for most is the test set.
         mean: per channel, as fractions of 255; none given means the data set's own.
         std: per channel, as fractions of 255; none given means the data set's own.
-        flip: mirror half of the training images; none given means the data set's own habit.
+        flip: mirror half of the training images, at random in every epoch (true), or at random in the first epoch and
+            then in turn (alternating), so that any two epochs in a row show each image both ways (arXiv:2404.00498,
+            Sec. 3.6); none given means the data set's own habit.
+        first_size: height and width in pixels of training images in the first epochs, from which they grow to their
+            full size (progressive resizing, as in ffcv-imagenet): files are cropped so, of images in memory the crop
+            is scaled. Evaluations are at full size. None given means that throughout.
+        grow_epochs: the last epoch with first_size and the first with the full size, counted from 0; between them
+            sizes are multiples of 32, of images in memory of 8.
         policy: trivial (TrivialAugment, wide: arXiv:2103.10158) or rand (RandAugment, two operations of
             magnitude 9: arXiv:1909.13719) on training images.
         erasing: probability that a random part of a training image is blanked out (arXiv:1708.04896).
@@ -65,6 +73,7 @@ class DataModule(LightningDataModule, metaclass=Checked):
     own_mean: ClassVar[tuple[float, ...]]
     own_std: ClassVar[tuple[float, ...]]
     own_flip: ClassVar[bool] = True
+    size_step: ClassVar[int] = 32  # pixels: sizes of training images, while they grow, are multiples of it
     licence: ClassVar[str | None] = None  # of the data; None where it is not known
     download: bool = False
     reads_files: ClassVar[bool] = False  # while training, so that loader workers help
@@ -89,7 +98,9 @@ class DataModule(LightningDataModule, metaclass=Checked):
         val_split: Annotated[int | None, Range("0 or more")] = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        flip: bool | None = None,
+        flip: bool | Literal["alternating"] | None = None,
+        first_size: Annotated[int | None, SIZE] = None,
+        grow_epochs: list[int] | None = None,
         policy: autoaugment.Name | None = None,
         erasing: Annotated[float | None, Range("a probability, [0, 1]")] = None,
         mixup: Annotated[float | None, Range("0 or more")] = None,
@@ -213,6 +224,21 @@ class DataModule(LightningDataModule, metaclass=Checked):
     def picture(self, split: Split, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return an image [height, width, 3] as it is evaluated, before it is normalised."""
 
+    @property
+    def full_size(self) -> int:
+        """Height and width of training images in pixels, once they have grown."""
+        return self.image_size
+
+    def size_at(self, epoch: int) -> int:
+        """Return the height and width of an epoch's training images, in pixels."""
+        if self.first_size is None or self.grow_epochs is None:
+            return self.full_size
+        start, stop = self.grow_epochs
+        if epoch <= start or epoch >= stop:
+            return self.first_size if epoch <= start else self.full_size
+        grown = self.first_size + (self.full_size - self.first_size) * (epoch - start) / (stop - start)
+        return max(min(round(grown / self.size_step) * self.size_step, self.full_size), self.first_size)
+
     def to_stage(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
         return None
@@ -260,6 +286,11 @@ class DataModule(LightningDataModule, metaclass=Checked):
             if values.tolist() not in (FRACTION if option == "mean" else SPREAD):
                 allowed = (FRACTION if option == "mean" else SPREAD).words
                 raise UserError(f"data.{option}={values.tolist()} is out of range; allowed: {allowed}, of 255")
+        grows = self.grow_epochs or []
+        if (self.first_size is None) != (self.grow_epochs is None):
+            raise UserError("data.first_size and data.grow_epochs belong together; give both, or none")
+        if self.grow_epochs is not None and not (len(grows) == 2 and 0 <= grows[0] < grows[1]):
+            raise UserError(f"data.grow_epochs={grows} is no span of epochs; allowed: [FIRST, LAST], like [11, 13]")
 
     def check_training(self) -> None:
         """Raise UserError where they are fewer than a batch, or of one class: every network knows it without a look."""
@@ -405,7 +436,9 @@ class DataModule(LightningDataModule, metaclass=Checked):
         images, labels, indices = self.pixels(content, "train", epoch)
         on_host = indices.cpu() if host is None else torch.from_numpy(host)
         if self.flip:
-            images = augmentations.flip_(images, self._draws(epoch, on_host, FLIP, 1)[:, 0])
+            # An odd draw mirrors: the first epoch's, to which every epoch adds one, alternates.
+            drawn, turns = (0, epoch) if self.flip == "alternating" else (epoch, 0)
+            images = augmentations.flip_(images, self._draws(drawn, on_host, FLIP, 1)[:, 0] + turns)
         if self.policy:
             images = autoaugment.apply(self.policy, images, self._draws(epoch, on_host, POLICY, autoaugment.DRAWS))
         images = self._finish(self._normalize(images), epoch, indices)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data import decode, on_device
-from reslightning.data.base import DataModule
+from reslightning.data.base import SIZE, DataModule
 from reslightning.data.indexing import some
 from reslightning.data.labels import imagenet_classes
 from reslightning.data.options import keep
@@ -29,9 +29,7 @@ from reslightning.errors import UserError
 from reslightning.files import printable
 from reslightning.ranges import Range
 
-SIZE_STEP = 32  # pixels: sizes between first and last are multiples of it
 USUAL = {"eval_resize": 256, "eval_size": 224}  # of an evaluation on ImageNet
-SIZE = Range("pixels in [1, 4096]")
 
 
 class ImageFolder(DataModule):
@@ -40,11 +38,7 @@ class ImageFolder(DataModule):
     Options as DataModule, and:
 
     Args:
-        train_size: height and width in pixels that training crops are scaled to.
-        first_size: the same in the first epochs, from which it grows to train_size (progressive resizing, as
-            in ffcv-imagenet); none given means train_size throughout.
-        grow_epochs: the last epoch with first_size and the first with train_size, counted from 0; between
-            them sizes are multiples of 32.
+        train_size: height and width in pixels that training crops are scaled to, once they have grown.
         crop_scale: least share of an image's area in a training crop.
         eval_resize: pixels that the shorter side is scaled to for evaluation.
         eval_size: height and width of the middle that is evaluated.
@@ -67,8 +61,6 @@ class ImageFolder(DataModule):
     def __init__(
         self,
         train_size: Annotated[int, SIZE] = 224,
-        first_size: Annotated[int | None, SIZE] = None,
-        grow_epochs: list[int] | None = None,
         crop_scale: Annotated[float, Range("(0, 1]")] = 0.08,
         eval_resize: Annotated[int, SIZE] = 256,
         eval_size: Annotated[int, SIZE] = 224,
@@ -160,6 +152,11 @@ class ImageFolder(DataModule):
         """How an image comes to the size that is evaluated."""
         return super().sizes | {"eval_resize": self.eval_resize, "interpolation": self.eval_interpolation}
 
+    @property
+    def full_size(self) -> int:
+        """Height and width of training crops in pixels, once they have grown."""
+        return self.train_size
+
     def check_options(self) -> None:
         """Raise UserError for option values that mean nothing."""
         super().check_options()
@@ -168,11 +165,6 @@ class ImageFolder(DataModule):
                 f"data.eval_size={self.eval_size} is more than data.eval_resize={self.eval_resize}: no middle of an "
                 "image is larger than the image"
             )
-        grows = self.grow_epochs or []
-        if (self.first_size is None) != (self.grow_epochs is None):
-            raise UserError("data.first_size and data.grow_epochs belong together; give both, or none")
-        if self.grow_epochs is not None and not (len(grows) == 2 and 0 <= grows[0] < grows[1]):
-            raise UserError(f"data.grow_epochs={grows} is no span of epochs; allowed: [FIRST, LAST], like [11, 13]")
 
     def setup(self, stage: str | None = None) -> None:
         """Open the source once and divide it; later calls do nothing."""
@@ -289,16 +281,6 @@ class ImageFolder(DataModule):
         self.root, self._source = copy, None
 
     # -- batches -----------------------------------------------------------------------------------
-
-    def size_at(self, epoch: int) -> int:
-        """Return the height and width of an epoch's training crops, in pixels."""
-        if self.first_size is None or self.grow_epochs is None:
-            return self.train_size
-        start, stop = self.grow_epochs
-        if epoch <= start or epoch >= stop:
-            return self.first_size if epoch <= start else self.train_size
-        grown = self.first_size + (self.train_size - self.first_size) * (epoch - start) / (stop - start)
-        return min(round(grown / SIZE_STEP) * SIZE_STEP, self.train_size)
 
     def loader(self, split: Split, sampler: TrainSampler | EvalSampler, batch_size: int) -> DataLoader[Any]:
         """Return a loader whose workers read, decode and crop whole batches."""

@@ -26,7 +26,7 @@ from reslightning.ranges import Range
 class InMemory(DataModule):
     """Images of one size in memory: the loader moves indices, and all else is done on the batch's device.
 
-    Options as DataModule, and:
+    Options as DataModule, a first_size being less than the images' own and a multiple of the network's stride, and:
 
     Args:
         crop_padding: pixels padded on each side before the random crop; 0 crops nothing.
@@ -34,6 +34,8 @@ class InMemory(DataModule):
         cutout: side in pixels of a square blanked out of training images (arXiv:1708.04552).
         download: fetch the data where it is missing, checksummed, on one process.
     """
+
+    size_step = 8
 
     def __init__(
         self,
@@ -65,6 +67,11 @@ class InMemory(DataModule):
             raise UserError(
                 f"data.crop_padding={self.crop_padding} cannot be reflected; allowed: less than "
                 f"the image's {self.image_size} pixels"
+            )
+        if self.first_size is not None and self.first_size >= self.image_size:
+            raise UserError(
+                f"data.first_size={self.first_size} is out of range; allowed: less than the image's {self.image_size} "
+                "pixels, which training images grow to"
             )
 
     def setup(self, stage: str | None = None) -> None:
@@ -145,7 +152,7 @@ class InMemory(DataModule):
         return content
 
     def pixels(self, content: Tensor, split: Split, epoch: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [B, 3, H, W], uint8, labels [B] and indices [B]; in training cropped."""
+        """Return images [B, 3, H, W], uint8, labels [B] and indices [B]; in training cropped, and scaled."""
         self.setup()
         if self._labels[split].device != content.device:
             for part in (self._images, self._labels):
@@ -155,6 +162,7 @@ class InMemory(DataModule):
             images = images[:, :, self._inner, self._inner]
         elif epoch is not None:
             images = augmentations.random_crop(images, self._draws(epoch, content, CROP, 2), self.crop_padding)
+            images = augmentations.scale(images, self.size_at(epoch))
         return images, self._labels[split].index_select(0, content), content
 
     def _finish(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from reslightning.data.augmentations import scale
 
 
 def decoded(items: Sequence[Any], device: torch.device, size: int) -> Tensor:
@@ -24,8 +25,7 @@ def decoded(items: Sequence[Any], device: torch.device, size: int) -> Tensor:
         if isinstance(item, tuple):
             top, left, height, width = item[1]
             part = next(pictures)[None, :, top : top + height, left : left + width]
-            scaled = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
-            row.copy_(scaled[0].round().clamp(0, 255))
+            row.copy_(scale(part, size)[0])
         else:
             row.copy_(torch.from_numpy(item).permute(2, 0, 1))
     return batch

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from reslightning.data.base import DataModule
 from reslightning.data.sampler import LANES, WholeBatches
 from reslightning.errors import UserError
+from reslightning.models.normalization import normalisations
 from reslightning.train.classifier import ImageClassifier
 from reslightning.train.metrics import accumulator
 
@@ -56,12 +56,6 @@ def recalibrate(trainer: Trainer, model: ImageClassifier, data: DataModule, imag
     _check(model, data, images)
     data.views = None
     trainer.predict(_Statistics(model, data, images), return_predictions=False)
-
-
-def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Return a network's batch normalisations by name."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    return {name: module for name, module in found.items() if module.running_mean is not None}
 
 
 class _Statistics(LightningModule):

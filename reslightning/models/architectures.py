@@ -67,6 +67,11 @@ class Architecture:
         return 4 if self.block == "bottleneck" else 1
 
     @property
+    def stride(self) -> int:
+        """Pixels of an image for one place of the last map, in each direction."""
+        return 2 ** (len(self.depths) - 1) * (4 if self.stem == "imagenet" else 1)
+
+    @property
     def layers(self) -> int:
         """Weighted layers on the main path, as the paper counts depth."""
         return 2 + sum(self.depths) * (3 if self.block == "bottleneck" else 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reslightning.models.architectures import Architecture
 
@@ -39,6 +40,12 @@ class FixupConv2d(nn.Conv2d):
 def normalization(network: Architecture, channels: int) -> nn.Module:
     """Return batch normalisation of so many channels, or the biases in its place."""
     return nn.BatchNorm2d(channels) if network.norm == "batch" else Bias(network.biases(channels))
+
+
+def normalisations(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return a network's batch normalisations by name."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {name: module for name, module in found.items() if module.running_mean is not None}
 
 
 def convolution(

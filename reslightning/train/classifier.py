@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,6 +19,7 @@ from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import DivergedError, UserError
 from reslightning.models.architectures import Norm, Shortcut, Version, check_size, check_trainable
 from reslightning.models.checkpoint import read_checkpoint
+from reslightning.models.normalization import normalisations
 from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_names, check_values, plain
@@ -28,7 +29,7 @@ from reslightning.train.callbacks import check_monitors
 from reslightning.train.evaluator import Evaluator
 from reslightning.train.length import course, steps_per_epoch
 from reslightning.train.metrics import TrainMetrics, check_labels, former
-from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values
+from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values, warmed
 from reslightning.train.restored import seen
 
 
@@ -55,6 +56,8 @@ class ImageClassifier(Evaluator):
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
         norm: batch, or none: without batch normalisation, in residual networks by Fixup (arXiv:1901.09321), whose
             scalars learn at a tenth of the rate; none given means batch.
+        norm_momentum: weight of a batch in batch normalisation's moving averages, in (0, 1]: torch's momentum, of which
+            short trainings want more than 0.1, which none given means (KellerJordan/cifar10-airbench has 0.4).
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
         weights: torchvision:NAME, hf:USER/NAME, a run directory, a checkpoint or a state dict file to start from,
             other people's too; FILE#KEY of a file of several weights (FILE#model_ema).
@@ -62,6 +65,8 @@ class ImageClassifier(Evaluator):
         schedule: the learning rate's course, likewise.
         label_smoothing: probability spread over all classes in training, in [0, 1).
         ema_decay: evaluate an exponential moving average of the weights with this decay in (0, 1).
+        ema_warmup: let the average begin with short memory: behind t steps its decay is (1 + t) / (10 + t), until that
+            is ema_decay (as TensorFlow's ExponentialMovingAverage with num_updates).
         new_head: take all of ``weights`` but the final layer, which starts anew for other classes.
         frozen_stages: stages that stay as they are, from the input on: 1 is the stem and layer1, 2 is layer2
             too; none given means that all are trained.
@@ -90,12 +95,14 @@ class ImageClassifier(Evaluator):
         shortcut: Shortcut | None = None,
         version: Version | None = None,
         norm: Norm | None = None,
+        norm_momentum: Annotated[float | None, Range("(0, 1]")] = None,
         zero_init_residual: bool = False,
         weights: str | None = None,
         optim: Optim = Optim(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         label_smoothing: Annotated[float, Range("[0, 1)")] = 0.0,
         ema_decay: Annotated[float | None, Range("(0, 1)")] = None,
+        ema_warmup: bool | None = None,
         new_head: bool | None = None,
         frozen_stages: int | None = None,
         test_flip: bool | None = None,
@@ -105,29 +112,37 @@ class ImageClassifier(Evaluator):
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(num_classes)
         check_values(ImageClassifier, given, "model")
-        if new_head and weights is None:
-            raise UserError("model.new_head needs model.weights to take the rest from")
-        if new_head or frozen_stages:
-            check_trainable(arch)
         self.arch = arch
         self.optim, self.schedule = options(Optim, optim), options(Schedule, schedule)
+        self._check_together(given)
         # A checkpoint holds plain values only, and is rebuilt from them without its first weights.
         kept = plain(given | {"optim": asdict(self.optim), "schedule": asdict(self.schedule)})
         self.save_hyperparameters({k: v for k, v in kept.items() if k not in ("weights", "new_head")}, logger=False)
-        self.model = build_model(
-            arch,
-            num_classes=num_classes,
-            shortcut=shortcut,
-            version=version,
-            norm=norm,
-            zero_init_residual=zero_init_residual,
-        )
+        network = ("num_classes", "shortcut", "version", "norm", "zero_init_residual")
+        self.model = build_model(arch, **{name: given[name] for name in network})
+        for module in normalisations(self.model).values() if norm_momentum else ():
+            module.momentum = norm_momentum
         self.weights_digest = self._load(weights, bool(new_head))  # of what training starts from
         self._frozen = self._freeze(frozen_stages or 0)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self._stepped: dict[str, float] = {}  # the optimizer's values at its last step
         self.train_metrics = TrainMetrics(num_classes)
+
+    def _check_together(self, given: Mapping[str, Any]) -> None:
+        """Refuse options that need another one, or would not count beside it."""
+        if given["new_head"] and given["weights"] is None:
+            raise UserError("model.new_head needs model.weights to take the rest from")
+        if given["new_head"] or given["frozen_stages"]:
+            check_trainable(self.arch)
+        if given["ema_warmup"] and given["ema_decay"] is None:
+            raise UserError("model.ema_warmup needs an average to begin: give model.ema_decay, 0.999 say")
+        of_norms = {"norm_momentum": given["norm_momentum"], "optim.norm_bias_lr": self.optim.norm_bias_lr}
+        for name, value in of_norms.items() if given["norm"] == "none" else ():
+            if value is not None:
+                raise UserError(
+                    f"model.{name}={value} is of batch normalisation, and model.norm is none\nLeave one of them out."
+                )
 
     @classmethod
     def from_run(cls, run: str | Path) -> Self:
@@ -200,8 +215,10 @@ class ImageClassifier(Evaluator):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the averaging of weights, if asked for."""
-        decay = self.hparams["ema_decay"]
-        return [] if decay is None else [EMAWeightAveraging(decay=decay)]
+        decay, warms = self.hparams["ema_decay"], self.hparams["ema_warmup"]
+        if decay is None:
+            return []
+        return [WeightAveraging(avg_fn=warmed(decay)) if warms else EMAWeightAveraging(decay=decay)]
 
     def setup(self, stage: str) -> None:
         """Compile the network in place, so that parameter names stay, and begin a training's counts."""

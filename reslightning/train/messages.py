@@ -63,6 +63,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     batches = batches_per_epoch(trainer, data.steps_per_epoch * accumulated)
     left_out = train - batches * micro * trainer.world_size
     accumulation = f" x {accumulated} accumulated" if accumulated > 1 else ""
+    warmed = ", warmed up" if model.hparams["ema_warmup"] else ""
     lines = [
         _described(network, model, data),
         f"  data       {type(data).__name__}: {train:,} training and {val:,} validation images ({seen}), "
@@ -70,9 +71,10 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
         f"{math.ceil(batches / accumulated)} steps an epoch"
         + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
+        *_growth(data),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs"
-        + (f", weights averaged ({decay})" if (decay := model.hparams["ema_decay"]) else ""),
+        + (f", weights averaged ({decay}{warmed})" if (decay := model.hparams["ema_decay"]) else ""),
         f"  device     {trainer.world_size} x {_device(trainer)}, precision {trainer.precision}",
         f"  W&B        {wandb_mode}",
     ]
@@ -95,6 +97,17 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
             f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
         )
     return lines
+
+
+def _growth(data: DataModule) -> list[str]:
+    """Return a line on the sizes of training images that grow; epochs are counted from 1, as in the rows."""
+    if data.grow_epochs is None:
+        return []
+    last, first = (epoch + 1 for epoch in data.grow_epochs)
+    return [
+        f"  sizes      training images of {data.first_size} pixels up to epoch {last}, of {data.full_size} from epoch "
+        f"{first} on; evaluated, and multiply-adds counted, at {data.image_size}"
+    ]
 
 
 def _network(model: ImageClassifier) -> Architecture:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reslightning.errors import UserError
+from reslightning.models.normalization import normalisations
 from reslightning.ranges import Range, check_names, check_values
 
 Factor = Callable[[int], float]
@@ -32,6 +33,9 @@ class Optim:
             scaling, which large batches need a warm-up with (arXiv:1706.02677); none given means that
             lr is the peak.
         body_lr: rate of all but the final layer, as a fraction of the final layer's, for fine-tuning.
+        norm_bias_lr: rate of batch normalisation's biases, as a factor of what it would be, 64 say, for short trainings
+            (arXiv:2404.00498, Sec. 3.4). Their weight decay is divided by it, as in its code: a step takes as much off
+            them as without.
     """
 
     name: OptimizerName = "sgd"
@@ -43,6 +47,7 @@ class Optim:
     decay_norm_and_bias: bool = True
     lr_batch: Annotated[int | None, Range("images, 1 or more")] = None
     body_lr: Annotated[float | None, Range("(0, 1]")] = None
+    norm_bias_lr: Annotated[float | None, Range("a positive number")] = None
 
     def __post_init__(self) -> None:
         """Refuse values no optimizer takes."""
@@ -187,9 +192,11 @@ def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str
     """Return the groups an optimizer takes: by weight decay, and by rate where the body has its own.
 
     Norms and biases are the parameters of fewer than two dimensions; the head is the final layer, fc. Fixup's scalars,
-    in networks without batch normalisation, learn at a tenth of the rate, as its authors train them.
+    in networks without batch normalisation, learn at a tenth of the rate, as its authors train them. Biases of batch
+    normalisation that have a rate of their own are the group that says ``norm_biases``.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    biases = {id(norm.bias) for norm in normalisations(model).values()} if optim.norm_bias_lr else set()
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = optim.weight_decay if optim.decay_norm_and_bias or parameter.ndim > 1 else 0.0
@@ -197,10 +204,20 @@ def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str
             rate = lr if optim.body_lr is None or head else lr * optim.body_lr
             if parameter.numel() == 1 and not head:
                 rate *= SCALARS
-            groups.setdefault((rate, decay), []).append(parameter)
+            if (own := id(parameter) in biases) and optim.norm_bias_lr:
+                rate, decay = rate * optim.norm_bias_lr, decay / optim.norm_bias_lr
+            groups.setdefault((rate, decay, own), []).append(parameter)
     # Weight decay first, as the order of what an optimizer keeps goes by it.
     ordered = sorted(groups, key=lambda group: (-group[0], -group[1]))
-    return [{"params": groups[rate, decay], "lr": rate, "weight_decay": decay} for rate, decay in ordered]
+    return [
+        {
+            "params": groups[rate, decay, own],
+            "lr": rate,
+            "weight_decay": decay,
+            **({"norm_biases": True} if own else {}),
+        }
+        for rate, decay, own in ordered
+    ]
 
 
 class Optimizer(NamedTuple):
@@ -230,13 +247,29 @@ def make_optimizer(model: nn.Module, optim: Optim, lr: float | None = None) -> t
 
 
 def values(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Return the rate, momentum and weight decay that a step takes, of several groups the largest."""
-    momenta = [group["momentum"] if "momentum" in group else group["betas"][0] for group in optimizer.param_groups]
+    """Return the rate, momentum and weight decay that a step takes, of several groups the largest.
+
+    Biases of batch normalisation that have a rate of their own are not looked at: theirs is a multiple.
+    """
+    groups = [group for group in optimizer.param_groups if not group.get("norm_biases")]
     return {
-        "lr": max(float(group["lr"]) for group in optimizer.param_groups),
-        "momentum": max(momenta),
-        "weight_decay": max(group["weight_decay"] for group in optimizer.param_groups),
+        "lr": max(float(group["lr"]) for group in groups),
+        "momentum": max(group["momentum"] if "momentum" in group else group["betas"][0] for group in groups),
+        "weight_decay": max(group["weight_decay"] for group in groups),
     }
+
+
+def warmed(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the rule of a moving average of weights whose decay warms up: behind t steps min(decay, (1 + t)/(10 + t)).
+
+    It is what ``torch.optim.swa_utils.AveragedModel`` takes: average, weight and steps behind, to the average.
+    """
+
+    def average(averaged: Tensor, weight: Tensor, steps: Tensor) -> Tensor:
+        kept = ((1 + steps) / (10 + steps)).clamp(max=decay)  # on the device, which is not waited for
+        return kept * averaged + (1 - kept) * weight
+
+    return average
 
 
 def keep_values(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -265,6 +298,6 @@ def check_state(model: nn.Module, optim: Optim, checkpoint: Mapping[str, Any], s
     if not fits:
         raise UserError(
             f"{source} holds the state of {there}, which this command's {here} cannot take\nGive model.optim.name, "
-            "decay_norm_and_bias, body_lr and model.frozen_stages as they were there, or start from its weights alone: "
-            f"--model.weights {source}"
+            "decay_norm_and_bias, body_lr, norm_bias_lr and model.frozen_stages as they were there, or start from its "
+            f"weights alone: --model.weights {source}"
         )

@@ -115,6 +115,20 @@ MISTAKES = [
     ("--trainer.limit_train_batches 0.001", "leaves none to train"),
     ("--trainer.limit_val_batches -1", "leaves nothing"),
     ("--wandb.mode ''", "auto, online, offline, disabled"),
+    ("--data.flip sometimes", "true or false, alternating"),
+    ("--data.first_size 24", "data.first_size and data.grow_epochs belong together"),
+    ("--data.first_size 0 --data.grow_epochs '[1,2]'", "pixels in [1, 4096]"),
+    ("--data.first_size 32 --data.grow_epochs '[1,2]'", "less than the image's 32 pixels"),
+    ("--data.first_size 30 --data.grow_epochs '[1,2]'", "the stride of resnet20\nallowed: 4, 8, 12, 16, 20, 24, 28"),
+    ("--data.first_size 24 --data.grow_epochs '[1,2]' --model.arch resnet18", "allowed: none, of images of 32 pixels"),
+    ("--data.first_size 24 --data.grow_epochs '[2,1]'", "no span of epochs"),
+    ("--model.norm_momentum 0", "(0, 1]"),
+    ("--model.norm_momentum 1.5", "(0, 1]"),
+    ("--model.norm_momentum 0.4 --model.norm none", "Leave one of them out"),
+    ("--model.optim.norm_bias_lr 0", "a positive number"),
+    ("--model.optim.norm_bias_lr 64 --model.norm none", "model.norm is none"),
+    ("--model.ema_warmup true", "model.ema_warmup needs an average to begin"),
+    ("--model.ema_warmup 10 --model.ema_decay 0.9", "true or false"),
 ]
 
 

@@ -1,7 +1,9 @@
 """Splits, batch sizes and batches of the data modules that hold images in memory."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reslightning.data import Digits
 from reslightning.errors import UserError
@@ -46,6 +48,34 @@ def test_without_augmentation_a_training_batch_is_the_images():
     torch.testing.assert_close(batch[0], (images[4].float() / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
+def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs():
+    indices = torch.arange(400)
+    images, _ = Digits(crop_padding=0).training_batch(indices, 0)
+    data = Digits(crop_padding=0, flip="alternating")
+    shown = [data.training_batch(indices, epoch)[0] for epoch in range(4)]
+    assert torch.equal(shown[0], Digits(crop_padding=0, flip=True).training_batch(indices, 0)[0])
+    assert torch.equal(shown[1], shown[0].flip(-1))
+    assert torch.equal(shown[2], shown[0])
+    assert torch.equal(shown[3], shown[1])
+    as_they_are = sum(torch.equal(one, image) for one, image in zip(shown[0], images, strict=True))
+    assert 150 < as_they_are < 250
+
+
+def test_small_images_are_scaled_until_they_have_grown():
+    data = Digits(crop_padding=0, first_size=16, grow_epochs=[1, 3])
+    assert [data.size_at(epoch) for epoch in range(5)] == [16, 16, 24, 32, 32]
+    index = torch.tensor([4])
+    whole = data.picture("train", 4)
+    for epoch, size in ((1, 16), (2, 24), (3, 32)):
+        batch, _ = data.training_batch(index, epoch)
+        scaled = np.asarray(Image.fromarray(whole).resize((size, size), Image.Resampling.BILINEAR))
+        found = (batch[0] * data.std[:, None, None] + data.mean[:, None, None]) * 255
+        assert found.shape == (3, size, size)
+        assert np.abs(found.permute(1, 2, 0).numpy() - scaled).max() < 1.01  # Pillow reckons in whole numbers
+    assert data.evaluation_batch(index, "test")[0].shape == (1, 3, 32, 32)
+    assert data.evaluation_batch(index, "train")[0].shape == (1, 3, 32, 32)
+
+
 @pytest.mark.parametrize(
     ("devices", "accumulated", "said"),
     [(3, 1, "not divisible by 3 devices; use 99 or 102"), (4, 2, "2 accumulated micro-batches; use 96 or 104")],
@@ -66,6 +96,9 @@ def test_batches_that_devices_cannot_share(devices, accumulated, said):
         ({"mean": [0.5]}, "one per channel"),
         ({"std": [0.5, 0.0, 0.5]}, "fractions in"),
         ({"crop_padding": 32, "padding_mode": "reflect"}, "cannot be reflected"),
+        ({"flip": "random"}, "allowed: true or false, alternating, null"),
+        ({"first_size": 40, "grow_epochs": [0, 2]}, "less than the image's 32 pixels"),
+        ({"grow_epochs": [0, 2]}, "belong together"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):

@@ -93,6 +93,8 @@ def test_a_test_part_of_its_own(tmp_path):
 def test_crops_grow():
     data = ImageFolder(first_size=160, train_size=224, grow_epochs=[2, 6])
     assert [data.size_at(epoch) for epoch in range(8)] == [160, 160, 160, 192, 192, 192, 224, 224]
+    data = ImageFolder(first_size=40, train_size=64, grow_epochs=[0, 4])
+    assert [data.size_at(epoch) for epoch in range(5)] == [40, 40, 64, 64, 64]  # never to less than the first
     for options, message in (
         ({"first_size": 160}, "belong together"),
         ({"first_size": 160, "grow_epochs": [6, 2]}, "no span of epochs"),

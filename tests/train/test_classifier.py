@@ -11,6 +11,7 @@ from reslightning.data import CIFAR10, ImageNet
 from reslightning.errors import UserError
 from reslightning.train.optim import Optim, Schedule
 from tests.conftest import SMALL, assert_same_result, rows
+from tests.train.test_callbacks import assert_goes_on
 from tests.train.test_preemption import STRIKE
 
 
@@ -62,6 +63,38 @@ def test_every_augmentation_resumes_to_the_same_bits(cli, tmp_path):
     assert cli(f"{line} {tmp_path}/run {strike}").status == 75
     assert cli(f"{line} {tmp_path}/run {strike}").status == 0
     assert_same_result(tmp_path / "run", tmp_path / "reference")
+
+
+AVERAGED = "--model.ema_decay 0.9"
+
+
+@pytest.mark.parametrize(
+    ("option", "without"),
+    [
+        ("--data.flip alternating", "--data.flip true"),
+        ("--data.first_size 4 --data.grow_epochs '[0,1]'", ""),
+        ("--model.optim.norm_bias_lr 64", ""),
+        ("--model.norm_momentum 0.4", ""),
+        (f"{AVERAGED} --model.ema_warmup true", AVERAGED),
+    ],
+)
+def test_options_of_short_trainings_count_and_resume_to_the_same_bits(cli, finished, tmp_path, option, without):
+    line = f"fit {SMALL} --trainer.max_epochs 3 {option}"
+    assert_goes_on(cli, tmp_path, line, [(7, "train"), (5, "epoch end")])
+    found, others = rows(tmp_path / "reference"), rows(finished(cli, without))
+    assert [row["val/loss"] for row in found] != [row["val/loss"] for row in others]
+    assert [row["lr"] for row in found] == [row["lr"] for row in others]
+
+
+def test_norm_momentum_is_the_weight_of_a_batch():
+    model = ImageClassifier("resnet8", norm_momentum=0.4)
+    images = torch.randn(8, 3, 16, 16)
+    model.train()
+    model(images)
+    seen = model.model.conv1(images)
+    torch.testing.assert_close(model.model.bn1.running_mean, 0.4 * seen.mean((0, 2, 3)))
+    torch.testing.assert_close(model.model.bn1.running_var, 0.6 + 0.4 * seen.transpose(0, 1).flatten(1).var(1))
+    assert ImageClassifier("resnet8").model.bn1.momentum == 0.1
 
 
 def test_the_rate_of_large_batches_is_said_and_used(cli, tmp_path):

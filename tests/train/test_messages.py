@@ -23,6 +23,16 @@ def test_the_loader_s_verdict(waited, workers, cpus, said):
     assert said in verdict(waited, workers, cpus)
 
 
+def test_the_sizes_of_images_that_grow_are_said(cli):
+    line = f"fit {SMALL} --trainer.limit_train_batches 1 --trainer.max_epochs 2 --run_dir run"
+    found = cli(f"{line} --data.first_size 4 --data.grow_epochs '[0,1]'")
+    assert found.status == 0, found.err
+    assert (
+        "images of 4 pixels up to epoch 1, of 8 from epoch 2 on; evaluated, and multiply-adds counted, at 8"
+        in found.out
+    )
+
+
 def uneven(folder: Path, counts: dict[str, int], splits=("train", "val")) -> Path:
     """Make so many pictures of each class, in each split."""
     for split in splits:

@@ -2,10 +2,20 @@
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from reslightning.errors import UserError
 from reslightning.models.resnet import build_model
-from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Optim, Schedule, make_factor, make_optimizer
+from reslightning.train.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Optim,
+    Schedule,
+    make_factor,
+    make_optimizer,
+    values,
+    warmed,
+)
 
 
 def test_step_at_the_papers_iterations():
@@ -71,6 +81,41 @@ def test_rates_that_go_by_the_batch_and_by_the_layer():
     assert sum(len(group["params"]) for group in make_optimizer(model, Optim()).param_groups) == 58
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_norms_biases_have_a_rate_of_their_own_and_as_much_decay_a_step(name):
+    model = build_model("resnet8")
+    biases = [module.bias for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    optim = Optim(name=name, lr=0.1, weight_decay=0.01, norm_bias_lr=64)
+    optimizer = make_optimizer(model, optim)
+    own, others = optimizer.param_groups
+    assert [id(value) for value in own["params"]] == [id(value) for value in biases]
+    assert len(others["params"]) == len(list(model.parameters())) - len(biases)
+    assert (own["lr"], others["lr"]) == (pytest.approx(6.4), 0.1)
+    assert values(optimizer)["lr"] == 0.1
+    assert values(optimizer)["weight_decay"] == 0.01
+    for value in model.parameters():
+        value.data.fill_(1.0)
+        value.grad = torch.zeros_like(value)
+    optimizer.step()
+    for value in model.parameters():
+        torch.testing.assert_close(value.data, torch.full_like(value, 1 - 0.1 * 0.01))
+    own, *_ = make_optimizer(model, Optim(norm_bias_lr=64, decay_norm_and_bias=False)).param_groups
+    assert own["weight_decay"] == 0
+
+
+def test_an_average_s_decay_warms_up():
+    layer = torch.nn.Linear(1, 1)
+    averaged = AveragedModel(layer, avg_fn=warmed(0.5))
+    wanted = None
+    for step in range(12):
+        layer.weight.data.fill_(float(step**2))
+        averaged.update_parameters(layer)
+        kept = min(0.5, (1 + step) / (10 + step))
+        wanted = step**2 if wanted is None else kept * wanted + (1 - kept) * step**2
+        assert averaged.module.weight.item() == pytest.approx(wanted)
+    assert kept == 0.5
+
+
 def test_fixup_s_scalars_learn_at_a_tenth_of_the_rate():
     model = build_model("resnet8", norm="none", num_classes=1)
     large, small = make_optimizer(model, Optim(lr=0.1)).param_groups
@@ -87,6 +132,7 @@ def test_fixup_s_scalars_learn_at_a_tenth_of_the_rate():
         (lambda: Optim(lr=0), "model.optim.lr=0"),
         (lambda: Optim(lr_batch=0), "model.optim.lr_batch=0"),
         (lambda: Optim(body_lr=2.0), "model.optim.body_lr=2.0"),
+        (lambda: Optim(norm_bias_lr=0), "model.optim.norm_bias_lr=0"),
         (lambda: Optim(momentum=1), "momentum=1"),
         (lambda: Optim(momentum=0, nesterov=True), "nesterov needs momentum"),
         (lambda: Schedule(milestones=[3, 2]), "ascending"),
