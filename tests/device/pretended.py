@@ -85,11 +85,9 @@ class Device(TorchDispatchMode):
         return tensor if _fake(tensor) else mode.from_tensor(tensor)
 
     def _wait(self, what: str) -> WaitError:
-        frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
-        within = next(
-            f for f in reversed(frames) if "/torch/_" not in f.filename and "/torch/utils/_" not in f.filename
-        )
-        ours = next(f for f in reversed(frames) if Path(f.filename).is_relative_to(ROOT))
+        frames = [frame for frame in reversed(traceback.extract_stack()) if frame.filename != __file__]
+        within = next(f for f in frames if "/torch/_" not in f.filename and "/torch/utils/_" not in f.filename)
+        ours = next(f for f in frames if Path(f.filename).is_relative_to(ROOT))
         places = {f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}": None for f in (ours, within)}
         return WaitError(f"{what}\n" + "\n".join(f"  {place}" for place in places))
 
