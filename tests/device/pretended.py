@@ -52,7 +52,7 @@ class Device(TorchDispatchMode):
             return torch.device("meta")
         args, kwargs = tree_map_only(torch.device, lambda d: CUDA if d.type == "meta" else d, (args, kwargs or {}))
         leaves = tree_leaves((args, kwargs))
-        if CUDA not in leaves and not any(isinstance(leaf, FakeTensor) for leaf in leaves):
+        if not any(_fake(leaf) or (isinstance(leaf, torch.device) and leaf.type == "cuda") for leaf in leaves):
             if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
                 raise self._wait("a Python list becomes an index of the device")
             with unset_fake_temporarily():
@@ -92,8 +92,8 @@ class Device(TorchDispatchMode):
         return WaitError(f"{what}\n" + "\n".join(f"  {place}" for place in places))
 
 
-def _fake(tensor: Tensor) -> bool:
-    return isinstance(tensor, FakeTensor)
+def _fake(given: Any) -> bool:
+    return isinstance(given, FakeTensor)
 
 
 @contextlib.contextmanager

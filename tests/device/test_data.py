@@ -38,7 +38,7 @@ def test_every_option_has_its_cases():
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CASES.items() for value in values])
 def test_an_augmentation_waits_for_nothing(device, operations, name, value):
-    training = Training(None, noise(**{name: value}))
+    training = Training(None, noise(**({"flip": False} | {name: value})))
     training.data.trainer = training.trainer
     training.transferred(indices(0, 1))  # the images, and what they are normalised by, come to the device
     with steady(device):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -44,17 +45,19 @@ class Training:
             limit_train_batches=1.0,
             limit_val_batches=1.0,
             state=SimpleNamespace(fn=TrainerFn.FITTING),
+            strategy=SingleDeviceStrategy(CUDA),
         )
         self.callbacks: list[Callback] = []
 
     def start(self) -> Training:
         """Move the network to the device, and make its optimizer."""
         self.data.trainer = self.model.trainer = self.trainer
-        self.model.to(CUDA)
         self.callbacks = list(self.model.configure_callbacks())
+        self.model._device = CUDA  # said ahead to whoever sets up, before weights are there
         for callback in self.callbacks:
             callback.setup(self.trainer, self.model, "fit")
         self.model.setup("fit")
+        self.model.to(CUDA)
         made = self.model.configure_optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
         self.model.train()
@@ -67,7 +70,7 @@ class Training:
         return self.data.on_after_batch_transfer(batch, 0)
 
     def step(self, batch: Any, number: int) -> None:
-        """Train one batch, the ``number``-th of its epoch."""
+        """Train one batch, the ``number``-th of its epoch, from 0."""
         batch = self.transferred(batch)
         loss = self.model.training_step(batch, number)
         self.optimizer.zero_grad()
@@ -79,13 +82,13 @@ class Training:
         for callback in self.callbacks:
             callback.on_train_batch_end(self.trainer, self.model, loss, batch, number)
 
-    def validate(self, batches: list[Any]) -> None:
-        """Evaluate batches, of which the first is looked at."""
+    def validate(self, batches: list[Any], first: int = 0) -> None:
+        """Evaluate batches, from the ``first``-th of their epoch on."""
         self.trainer.training, self.trainer.validating = False, True
         self.model.eval()
         with torch.no_grad():
             self.model.on_validation_epoch_start()
-            for number, batch in enumerate(batches, start=1):
+            for number, batch in enumerate(batches, start=first):
                 self.model.validation_step(self.transferred(batch), number)
 
 
