@@ -90,13 +90,20 @@ def scale(images: Tensor, size: int) -> Tensor:
 
 def flip_(images: Tensor, which: Tensor) -> Tensor:
     """Mirror images [B, C, H, W] left to right, in place, where ``which`` [B], on the host, is odd."""
-    rows = (which % 2).nonzero()[:, 0]
+    odd = which % 2 == 1
+    if images.device.type != "cpu":
+        return images.copy_(_mirrored(images, odd.to(images.device, non_blocking=True)))
+    rows = odd.nonzero()[:, 0]
     if images.is_contiguous():
-        rows = rows.to(images.device)
         return images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))
     for row in rows.tolist():  # with channels last, all at once is several times slower
         images[row] = images[row].flip(-1)
     return images
+
+
+def _mirrored(images: Tensor, odd: Tensor) -> Tensor:
+    """Return images of which some are mirrored, at the cost of all, but without a look at which."""
+    return torch.where(odd[:, None, None, None], images.flip(-1), images)
 
 
 def cutout(images: Tensor, draw: Tensor, size: int) -> Tensor:

@@ -40,15 +40,17 @@ def _each(
     images: Tensor, kind: Tensor, bins: Tensor, negative: Tensor, space: dict[str, tuple[Tensor, bool]]
 ) -> Tensor:
     result = images.clone()
-    for number, (name, (values, signed)) in enumerate(space.items()):
-        chosen = (kind == number).nonzero()[:, 0]
-        if name == "identity" or len(chosen) == 0:
-            continue
-        magnitude = values[bins[chosen]]
-        if signed:
-            magnitude = torch.where(negative[chosen], -magnitude, magnitude)
-        chosen, magnitude = chosen.to(images.device), magnitude.to(images.device)
-        result[chosen] = OPERATIONS[name](images[chosen], magnitude)
+    # Images that get the same operation stand together; both what and where come to the device without waiting for it.
+    order = kind.argsort(stable=True)
+    ends = kind.bincount(minlength=len(space)).cumsum(0).tolist()
+    magnitudes = torch.stack([values for values, _ in space.values()])[kind, bins]
+    turned = negative & torch.tensor([signed for _, signed in space.values()])[kind]
+    magnitudes = torch.where(turned, -magnitudes, magnitudes)[order].to(images.device, non_blocking=True)
+    order = order.to(images.device, non_blocking=True)
+    for name, start, end in zip(space, [0, *ends[:-1]], ends, strict=True):
+        if name != "identity" and start < end:
+            chosen = order[start:end]
+            result[chosen] = OPERATIONS[name](images[chosen], magnitudes[start:end])
     return result
 
 
@@ -89,7 +91,7 @@ def _warp(images: Tensor, matrix: Tensor) -> Tensor:
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
     places = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width, device=images.device)], -1)
-    scale = torch.tensor([width / 2, height / 2], device=images.device)
+    scale = torch.stack([torch.full((), side / 2, device=images.device) for side in (width, height)])
     # Divided before it is multiplied, as in torchvision: the same rounding finds the same nearest pixel.
     grid = places.view(1, -1, 3) @ (matrix.transpose(1, 2) / scale)
     moved = F.grid_sample(images.float(), grid.view(-1, height, width, 2), mode="nearest", align_corners=False)

@@ -454,7 +454,9 @@ class DataModule(LightningDataModule, metaclass=Checked):
     def evaluation_batch(self, content: Any, split: Split) -> tuple[Tensor | Views, Tensor]:
         """Return normalised images [B, 3, H, W], or views, and labels [B] of a split's samples."""
         images, labels, _ = self.pixels(content, split, None)
-        labels = labels if self.columns is None else self.columns.to(labels.device)[labels]
+        if self.columns is not None:
+            self.columns = self.columns.to(labels.device)
+            labels = self.columns[labels]
         if isinstance(images, Views):
             return images._replace(images=[self._normalize(views) for views in images.images]), labels
         return self._normalize(images), labels

@@ -32,10 +32,12 @@ class Views(NamedTuple):
     Attributes:
         images: those of one shape together, each [N, 3, H, W]: as bytes, or normalised.
         owners: of which of the batch's images they are, each [N], int64.
+        count: how many images the batch has, as the host knows it.
     """
 
     images: list[Tensor]
     owners: list[Tensor]
+    count: int
 
 
 def scaled(pixels: Pixels, resize: int, interpolation: Interpolation) -> Pixels:
@@ -66,6 +68,7 @@ def grouped(images: Sequence[Sequence[Pixels]]) -> Views:
     return Views(
         [stack([view for _, view in group]) for group in shapes.values()],
         [torch.tensor([owner for owner, _ in group]) for group in shapes.values()],
+        len(images),
     )
 
 

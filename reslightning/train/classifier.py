@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import DivergedError, UserError
@@ -24,6 +24,7 @@ from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_names, check_values, plain
 from reslightning.run.record import evaluation_checkpoint, weights_file
+from reslightning.train.averaging import Averaging
 from reslightning.train.batches import unpack
 from reslightning.train.callbacks import check_monitors
 from reslightning.train.evaluator import Evaluator
@@ -218,7 +219,7 @@ class ImageClassifier(Evaluator):
         decay, warms = self.hparams["ema_decay"], self.hparams["ema_warmup"]
         if decay is None:
             return []
-        return [WeightAveraging(avg_fn=warmed(decay)) if warms else EMAWeightAveraging(decay=decay)]
+        return [Averaging(warmed(decay) if warms else get_ema_avg_fn(decay))]
 
     def setup(self, stage: str) -> None:
         """Compile the network in place, so that parameter names stay, and begin a training's counts."""
