@@ -14,7 +14,8 @@ from tests.device.training import Training, indices, noise
 
 # Every option of images in memory that says what is done to a batch. A new one needs its cases here, or a word below.
 CASES = {
-    "flip": (True, False),
+    "flip": (True, False, "alternating"),
+    "first_size": (4,),
     "crop_padding": (0, 2),
     "padding_mode": get_args(augmentations.PaddingMode),
     "cutout": (3,),
@@ -24,7 +25,7 @@ CASES = {
     "cutmix": (1.0,),
 }
 # Where and how much is read, and what images are normalised by, which is done in every case.
-OTHERS = {"root", "batch_size", "num_workers", "stage_to", "val_split", "mean", "std", "seed", "download"}
+OTHERS = {"grow_epochs", "root", "batch_size", "num_workers", "stage_to", "val_split", "mean", "std", "seed", "download"}
 
 
 def options(*kinds):
@@ -38,13 +39,14 @@ def test_every_option_has_its_cases():
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CASES.items() for value in values])
 def test_an_augmentation_waits_for_nothing(device, operations, name, value):
-    training = Training(None, noise(**({"flip": False} | {name: value})))
+    grows = {"grow_epochs": [0, 1]} if name == "first_size" else {}
+    training = Training(None, noise(**({"flip": False} | {name: value} | grows)))
     training.data.trainer = training.trainer
     training.transferred(indices(0, 1))  # the images, and what they are normalised by, come to the device
     with steady(device):
         images, labels, numbers = training.transferred(indices(1, 200))
     assert (images.device, labels.device, numbers.device) == (CUDA,) * 3
-    assert images.shape == (200, 3, 8, 8)
+    assert images.shape == (200, 3, *[value if name == "first_size" else 8] * 2)
     assert labels.shape == ((200, 7) if name in ("mixup", "cutmix") else (200,))
     assert operations == (set(autoaugment.OPERATIONS) if name == "policy" else set())
 

@@ -23,6 +23,7 @@ OPTIM = {
     "decay_norm_and_bias": False,
     "lr_batch": 8,
     "body_lr": 0.1,
+    "norm_bias_lr": 8.0,
 }
 SCHEDULE = {"warmup": 1, "milestones": [2], "gamma": 0.5, "tau": 3, "unit": "iterations", "final": 0.1, "peak": 0.5}
 # Every option of the network's training. A new one needs its cases here, or a word below.
@@ -30,6 +31,7 @@ CASES = {
     "shortcut": tuple(SHORTCUTS),
     "version": get_args(Version),
     "norm": get_args(Norm),
+    "norm_momentum": (0.4,),
     "zero_init_residual": (True,),
     "optim": tuple({"name": name} | given for name in OPTIMIZERS for given in ({}, OPTIM)),
     "schedule": tuple({"name": name} | SCHEDULE for name in SCHEDULES),
@@ -38,7 +40,7 @@ CASES = {
     "channels_last": (True,),
 }
 # What is trained, and from where; evaluations'; the average, which is below; the compiler's, which is no eager step.
-OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "ema_decay", "compile"}
+OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "ema_decay", "ema_warmup", "compile"}
 
 
 def trained(device, data=None, **options):
@@ -62,8 +64,9 @@ def test_a_step_waits_for_nothing(device, name, value):
     assert all(parameter.device == CUDA for parameter in training.model.parameters())
 
 
-def test_an_average_of_the_weights_waits_in_its_first_step_alone(device):
-    training = Training(ImageClassifier("resnet8", num_classes=7, ema_decay=0.9), noise()).start()
+@pytest.mark.parametrize("warms", [None, True])
+def test_an_average_of_the_weights_waits_in_its_first_step_alone(device, warms):
+    training = Training(ImageClassifier("resnet8", num_classes=7, ema_decay=0.9, ema_warmup=warms), noise()).start()
     with pytest.raises(WaitError, match=r"swa_utils\.py:\d+ in update_parameters"):
         training.step(indices(), 1)
     (averaging,) = training.callbacks
