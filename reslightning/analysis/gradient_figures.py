@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reslightning.compare.figures import COLOURS, STYLES
+from reslightning.compare.figures import COLOURS, MARKED, MARKERS, STYLES
 
 if TYPE_CHECKING:
     from reslightning.analysis.gradient_flow import Flow
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # told apart without colours, too
-MARKED = 12  # of a curve's points
 SHOWN = 5  # steps of a training whose curves are drawn
 
 

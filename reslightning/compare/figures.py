@@ -23,7 +23,10 @@ ROWS = 40  # of a legend's column
 LEAST = 1e-9  # percent: where bands that reach 0 or less end on a logarithmic axis, far below what it shows
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-STYLES = ("solid", "dashed", "dotted", "dashdot")  # for the ninth line and on
+# And what tells lines apart in grey.
+STYLES = ("solid", "dashed", "dotted", "dashdot")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKED = 12  # of a curve's points
 
 
 class Curve(NamedTuple):
@@ -57,7 +60,7 @@ def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
     groups = [group for table in tables for group in table.groups]
     for number, (label, group) in enumerate(zip(labels(tables), groups, strict=True)):
         count = len(group.runs)
-        look = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
+        look = COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)]
         for split in ("train", "val"):
             lines = [points for run in group.runs if (points := _points(run, f"{split}/top1", over))]
             # A mean over fewer runs than the group has would jump where one of them ends.
@@ -163,11 +166,16 @@ def draw(lines: Sequence[Curve], *, log: bool, over: str, title: str = "") -> An
 def _draw(axes: Any, lines: Sequence[Curve], *, log: bool) -> None:
     """Draw curves with their bands, each run's or group's name once."""
     validated = {line.label for line in lines if line.split == "val"}
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(line.label for line in lines))}
     least = LEAST if log else -math.inf
     for line in lines:
         bold = line.split == "val"
-        name = wrapped(line.label) if bold or line.label not in validated else None
-        axes.plot(line.x, line.y, color=line.colour, ls=line.style, linewidth=1.8 if bold else 0.7, label=name)
+        look: dict[str, Any] = {"color": line.colour, "ls": line.style, "linewidth": 1.8 if bold else 0.7}
+        if bold or line.label not in validated:
+            marker = MARKERS[numbers[line.label] % len(MARKERS)]
+            every = -(-len(line.x) // MARKED)
+            look |= {"label": wrapped(line.label), "marker": marker, "markersize": 4.5, "markevery": every}
+        axes.plot(line.x, line.y, **look)
         if line.low != line.high:
             low = [max(value, least) for value in line.low]
             axes.fill_between(line.x, low, line.high, color=line.colour, alpha=0.15, linewidth=0)

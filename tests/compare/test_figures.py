@@ -104,6 +104,16 @@ def test_bands_are_what_the_table_says():
     assert legend([line for line in lines if line.runs == 1]) == ["thin: training", "bold: validation"]
 
 
+def test_lines_are_told_apart_without_their_colours():
+    groups = [Group([record(f"run{number}", [50, 20])]) for number in range(24)]
+    figure = draw(curves([Table("title", groups)], "epoch")[0], log=False, over="epoch")
+    bold = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
+    assert len({(line.get_marker(), line.get_linestyle()) for line in bold}) == 24
+    thin = [line for line in figure.axes[0].lines if line.get_linewidth() < 1]
+    assert [line.get_linestyle() for line in thin] == [line.get_linestyle() for line in bold]
+    pyplot.close(figure)
+
+
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("count", [1, 6, 24, 100])
 def test_a_legend_lies_over_no_curve(count, log):
