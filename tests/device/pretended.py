@@ -52,7 +52,7 @@ class Device(TorchDispatchMode):
             return torch.device("meta")
         args, kwargs = tree_map_only(torch.device, lambda d: CUDA if d.type == "meta" else d, (args, kwargs or {}))
         leaves = tree_leaves((args, kwargs))
-        if CUDA not in leaves and not any(isinstance(leaf, FakeTensor) for leaf in leaves):
+        if not any(_fake(leaf) or (isinstance(leaf, torch.device) and leaf.type == "cuda") for leaf in leaves):
             if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
                 raise self._wait("a Python list becomes an index of the device")
             with unset_fake_temporarily():
@@ -85,17 +85,15 @@ class Device(TorchDispatchMode):
         return tensor if _fake(tensor) else mode.from_tensor(tensor)
 
     def _wait(self, what: str) -> WaitError:
-        frames = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
-        within = next(
-            f for f in reversed(frames) if "/torch/_" not in f.filename and "/torch/utils/_" not in f.filename
-        )
-        ours = next(f for f in reversed(frames) if Path(f.filename).is_relative_to(ROOT))
+        frames = [frame for frame in reversed(traceback.extract_stack()) if frame.filename != __file__]
+        within = next(f for f in frames if "/torch/_" not in f.filename and "/torch/utils/_" not in f.filename)
+        ours = next(f for f in frames if Path(f.filename).is_relative_to(ROOT))
         places = {f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}": None for f in (ours, within)}
         return WaitError(f"{what}\n" + "\n".join(f"  {place}" for place in places))
 
 
-def _fake(tensor: Tensor) -> bool:
-    return isinstance(tensor, FakeTensor)
+def _fake(given: Any) -> bool:
+    return isinstance(given, FakeTensor)
 
 
 @contextlib.contextmanager

@@ -39,23 +39,14 @@ FINE = (
         "x[0]",
         "x[1:]",
         "x[x.long()]",
+        "x.sum()",
         "x + 1",
         "x + torch.tensor(1.0)",
         "torch.where(x > 0, 1.0, torch.inf)",
-        "x.sum()",
     ),
-    *(
-        "host.to(x.device, non_blocking=True)",
-        "x.copy_(host, non_blocking=True)",
-        "x.__setitem__(x > 0, 5)",
-        "x.clone()",
-    ),
-    *(
-        "x.__setitem__(0, 5)",
-        "torch.arange(3, device=CUDA)",
-        "host[host > 1].tolist()",
-        "torch.tensor(NUMBERS).sum().item()",
-    ),
+    *("x.__setitem__(0, 5)", "x.__setitem__(x > 0, 5)", "x.copy_(host, non_blocking=True)", "x.clone()"),
+    *("host.to(x.device, non_blocking=True)", "torch.arange(3, device=CUDA)", "torch.zeros_like(x)"),
+    *("host[host > 1].tolist()", "torch.tensor(NUMBERS).sum().item()"),
 )
 
 

@@ -1,0 +1,82 @@
+"""A step of training waits for nothing, with whatever option, but where it looks at the loss on purpose."""
+
+import inspect
+import re
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+
+from reslightning import ImageClassifier
+from reslightning.models.architectures import SHORTCUTS, Norm, Version
+from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Optim, Schedule
+from tests.device.pretended import CUDA, WaitError, steady
+from tests.device.training import Training, indices, noise
+
+# What each optimizer and each schedule is tried with, besides what it has by itself: every option of theirs.
+OPTIM = {
+    "lr": 0.05,
+    "momentum": 0.5,
+    "nesterov": True,
+    "betas": (0.8, 0.9),
+    "weight_decay": 0.01,
+    "decay_norm_and_bias": False,
+    "lr_batch": 8,
+    "body_lr": 0.1,
+}
+SCHEDULE = {"warmup": 1, "milestones": [2], "gamma": 0.5, "tau": 3, "unit": "iterations", "final": 0.1, "peak": 0.5}
+# Every option of the network's training. A new one needs its cases here, or a word below.
+CASES = {
+    "shortcut": tuple(SHORTCUTS),
+    "version": get_args(Version),
+    "norm": get_args(Norm),
+    "zero_init_residual": (True,),
+    "optim": tuple({"name": name} | given for name in OPTIMIZERS for given in ({}, OPTIM)),
+    "schedule": tuple({"name": name} | SCHEDULE for name in SCHEDULES),
+    "label_smoothing": (0.1,),
+    "ema_decay": (0.9,),
+    "frozen_stages": (1,),
+    "channels_last": (True,),
+}
+# What is trained, and from where; what evaluations alone do; and the compiler's, which runs another program.
+OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "compile"}
+
+
+def trained(device, data=None, **options):
+    """Train a step that may wait, and one that may not."""
+    training = Training(ImageClassifier("resnet8", num_classes=7, **options), data or noise()).start()
+    training.step(indices(), 1)
+    with steady(device):
+        training.step(indices(16), 2)
+    return training
+
+
+def test_every_option_has_its_cases():
+    assert set(inspect.signature(ImageClassifier).parameters) == set(CASES) | OTHERS
+    assert {field.name for field in fields(Optim)} == {"name", *OPTIM}
+    assert {field.name for field in fields(Schedule)} == {"name", *SCHEDULE}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in CASES.items() for value in values])
+def test_a_step_waits_for_nothing(device, name, value):
+    training = trained(device, **{name: value})
+    assert all(parameter.device == CUDA for parameter in training.model.parameters())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixed_targets_wait_for_nothing(device, smoothing):
+    trained(device, noise(mixup=0.4, cutmix=1.0), label_smoothing=smoothing)
+
+
+def test_the_loss_is_looked_at_in_the_first_step_and_in_every_fiftieth(device):
+    training = trained(device)
+    looked = {}
+    with steady(device):
+        for number in (0, 1, 2, 48, 49, 50, 51, 98, 99, 100):
+            try:
+                training.step(indices(), number)
+            except WaitError as error:
+                looked[number] = str(error)
+    assert list(looked) == [0, 49, 99]
+    for where in looked.values():
+        assert re.search(r"classifier\.py:\d+ in _check: first_bad, lowest, highest = ", where)
