@@ -35,11 +35,12 @@ def test_every_metric_is_updated():
 @pytest.mark.parametrize("test_flip", [False, True])
 def test_a_validation_waits_for_its_first_batch_alone(device, test_flip):
     training = Training(small("resnet20", test_flip=test_flip), noise()).start()
-    training.validate([indices()], first=1)
+    training.begin_validation()
+    training.validate(indices(), 1)  # the images come to the device
     with steady(device):
-        training.validate([indices(), indices(16)], first=1)
+        training.validate(indices(16), 2)
         with pytest.raises(WaitError, match=re.escape("in check_labels: check_labels(self.lowest.item()")):
-            training.validate([indices()])
+            training.validate(indices(32), 0)
     assert training.model._samples[0].device == CUDA
 
 
@@ -47,12 +48,13 @@ def test_a_validation_waits_for_its_first_batch_alone(device, test_flip):
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_waits_for_nothing(device, name, average):
     protocol, data = PROTOCOLS[name](average), ImageFolder()
-    training = Training(small(), data).start()
+    training = Training(small(), data).move("validate")
     protocol.begin(training.model, data)
     batch = pictures(protocol, data), torch.zeros(3, dtype=torch.int64), indices(0, 3), []
-    training.validate([batch], first=1)
+    training.begin_validation()
+    training.validate(batch, 1)  # what images are normalised by comes to the device
     with steady(device):
-        training.validate([batch, batch], first=1)
+        training.validate(batch, 2)
 
 
 def pictures(protocol, data):

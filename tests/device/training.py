@@ -50,17 +50,22 @@ class Training:
         self.callbacks: list[Callback] = []
 
     def start(self) -> Training:
-        """Move the network to the device, and make its optimizer."""
+        """Move the network to the device, and make its optimizer, for a training."""
+        self.move("fit")
+        made = self.model.configure_optimizers()
+        self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        self.model.train()
+        return self
+
+    def move(self, stage: str) -> Training:
+        """Move the network to the device."""
         self.data.trainer = self.model.trainer = self.trainer
         self.callbacks = list(self.model.configure_callbacks())
         self.model._device = CUDA  # said ahead to whoever sets up, before weights are there
         for callback in self.callbacks:
-            callback.setup(self.trainer, self.model, "fit")
-        self.model.setup("fit")
+            callback.setup(self.trainer, self.model, stage)
+        self.model.setup(stage)
         self.model.to(CUDA)
-        made = self.model.configure_optimizers()
-        self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        self.model.train()
         return self
 
     def transferred(self, batch: Any) -> Any:
@@ -82,14 +87,16 @@ class Training:
         for callback in self.callbacks:
             callback.on_train_batch_end(self.trainer, self.model, loss, batch, number)
 
-    def validate(self, batches: list[Any], first: int = 0) -> None:
-        """Evaluate batches, from the ``first``-th of their epoch on."""
+    def begin_validation(self) -> None:
+        """Evaluate from now on."""
         self.trainer.training, self.trainer.validating = False, True
         self.model.eval()
+        self.model.on_validation_epoch_start()
+
+    def validate(self, batch: Any, number: int) -> None:
+        """Evaluate one batch, the ``number``-th of its epoch, from 0."""
         with torch.no_grad():
-            self.model.on_validation_epoch_start()
-            for number, batch in enumerate(batches, start=first):
-                self.model.validation_step(self.transferred(batch), number)
+            self.model.validation_step(self.transferred(batch), number)
 
 
 def indices(first: int = 0, count: int = BATCH) -> Tensor:
