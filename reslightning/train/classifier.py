@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from reslightning.data.progress import batches_per_epoch
 from reslightning.errors import DivergedError, UserError
@@ -23,6 +23,7 @@ from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_names, check_values, plain
 from reslightning.run.record import evaluation_checkpoint, weights_file
+from reslightning.train.averaging import Averaging
 from reslightning.train.batches import unpack
 from reslightning.train.callbacks import check_monitors
 from reslightning.train.evaluator import Evaluator
@@ -201,7 +202,7 @@ class ImageClassifier(Evaluator):
     def configure_callbacks(self) -> list[Callback]:
         """Return the averaging of weights, if asked for."""
         decay = self.hparams["ema_decay"]
-        return [] if decay is None else [EMAWeightAveraging(decay=decay)]
+        return [] if decay is None else [Averaging(get_ema_avg_fn(decay))]
 
     def setup(self, stage: str) -> None:
         """Compile the network in place, so that parameter names stay, and begin a training's counts."""

@@ -49,6 +49,8 @@ def test_flip_mirrors_where_the_draw_is_odd():
         assert flipped.is_contiguous(memory_format=memory_format)
         for i, odd in enumerate([False, True, False, True]):
             assert torch.equal(flipped[i], images[i].flip(-1) if odd else images[i])
+        elsewhere = augmentations._mirrored(images.clone(memory_format=memory_format), torch.arange(4) % 2 == 1)
+        assert torch.equal(elsewhere, flipped)
 
 
 def test_cutout_blanks_a_square_clipped_at_the_border():

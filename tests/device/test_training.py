@@ -34,12 +34,11 @@ CASES = {
     "optim": tuple({"name": name} | given for name in OPTIMIZERS for given in ({}, OPTIM)),
     "schedule": tuple({"name": name} | SCHEDULE for name in SCHEDULES),
     "label_smoothing": (0.1,),
-    "ema_decay": (0.9,),
     "frozen_stages": (1,),
     "channels_last": (True,),
 }
-# What is trained, and from where; what evaluations alone do; and the compiler's, which runs another program.
-OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "compile"}
+# What is trained, and from where; evaluations'; the average, which is below; and the compiler's, which is no eager step.
+OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "ema_decay", "compile"}
 
 
 def trained(device, data=None, **options):
@@ -61,6 +60,16 @@ def test_every_option_has_its_cases():
 def test_a_step_waits_for_nothing(device, name, value):
     training = trained(device, **{name: value})
     assert all(parameter.device == CUDA for parameter in training.model.parameters())
+
+
+def test_an_average_of_the_weights_waits_in_its_first_step_alone(device):
+    training = Training(ImageClassifier("resnet8", num_classes=7, ema_decay=0.9), noise()).start()
+    with pytest.raises(WaitError, match=r"swa_utils\.py:\d+ in update_parameters"):
+        training.step(indices(), 1)
+    (averaging,) = training.callbacks
+    averaging._average_model.begun = True
+    with steady(device):
+        training.step(indices(), 2)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
