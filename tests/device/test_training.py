@@ -37,7 +37,7 @@ CASES = {
     "frozen_stages": (1,),
     "channels_last": (True,),
 }
-# What is trained, and from where; evaluations'; the average, which is below; and the compiler's, which is no eager step.
+# What is trained, and from where; evaluations'; the average, which is below; the compiler's, which is no eager step.
 OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "ema_decay", "compile"}
 
 
