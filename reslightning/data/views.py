@@ -32,12 +32,12 @@ class Views(NamedTuple):
     Attributes:
         images: those of one shape together, each [N, 3, H, W]: as bytes, or normalised.
         owners: of which of the batch's images they are, each [N], int64.
-        count: how many images the batch has, as the host knows it.
+        n_images: how many images the batch has, as the host knows it.
     """
 
     images: list[Tensor]
     owners: list[Tensor]
-    count: int
+    n_images: int
 
 
 def scaled(pixels: Pixels, resize: int, interpolation: Interpolation) -> Pixels:

@@ -69,7 +69,7 @@ class Protocol(ABC):
             owners = torch.cat(images.owners)
             everything = torch.cat([self.answers(network, views) for views in images.images])
             everything = everything[owners.argsort(stable=True)]
-            answers = everything.reshape(images.count, -1, everything.shape[-1])
+            answers = everything.reshape(images.n_images, -1, everything.shape[-1])
         return averaged(answers, self.average)
 
 

@@ -42,6 +42,7 @@ class _Average(AveragedModel):
             super().update_parameters(model)
             self.begun = True
             return
+        assert self.avg_fn is not None
         averages, weights = (chain(one.parameters(), one.buffers()) for one in (self.module, model))
         for average, weight in zip(averages, weights, strict=True):
             average.detach().copy_(self.avg_fn(average.detach(), weight.detach(), self.n_averaged))

@@ -25,15 +25,7 @@ CASES = {
     "cutmix": (1.0,),
 }
 # Where and how much is read, and what images are normalised by, which is done in every case.
-OTHERS = {
-    "grow_epochs",
-    "root",
-    "batch_size",
-    "num_workers",
-    "stage_to",
-    "val_split",
-    "mean",
-    "std",
+OTHERS = {"grow_epochs", "root", "batch_size", "num_workers", "stage_to", "val_split", "mean", "std"} | {
     "seed",
     "download",
 }
