@@ -53,11 +53,6 @@ class DataModule(LightningDataModule, metaclass=Checked):
         flip: mirror half of the training images, at random in every epoch (true), or at random in the first epoch and
             then in turn (alternating), so that any two epochs in a row show each image both ways (arXiv:2404.00498,
             Sec. 3.6); none given means the data set's own habit.
-        first_size: height and width in pixels of training images in the first epochs, from which they grow to their
-            full size (progressive resizing, as in ffcv-imagenet): files are cropped so, of images in memory the crop
-            is scaled. Evaluations are at full size. None given means that throughout.
-        grow_epochs: the last epoch with first_size and the first with the full size, counted from 0; between them
-            sizes are multiples of 32, of images in memory of 8.
         policy: trivial (TrivialAugment, wide: arXiv:2103.10158) or rand (RandAugment, two operations of
             magnitude 9: arXiv:1909.13719) on training images.
         erasing: probability that a random part of a training image is blanked out (arXiv:1708.04896).
@@ -65,6 +60,11 @@ class DataModule(LightningDataModule, metaclass=Checked):
             batch gets one of them.
         cutmix: alpha of CutMix, parts of images exchanged in pairs (arXiv:1905.04899).
         seed: chooses order, augmentation and held-out images; the command line's seed_everything.
+        first_size: height and width in pixels of training images in the first epochs, from which they grow to their
+            full size (progressive resizing, as in ffcv-imagenet): files are cropped so, of images in memory the crop
+            is scaled. Evaluations are at full size. None given means that throughout.
+        grow_epochs: the last epoch with first_size and the first with the full size, counted from 0; between them
+            sizes are multiples of 32, of images in memory of 8.
     """
 
     num_classes: int
@@ -99,13 +99,13 @@ class DataModule(LightningDataModule, metaclass=Checked):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         flip: bool | Literal["alternating"] | None = None,
-        first_size: Annotated[int | None, SIZE] = None,
-        grow_epochs: list[int] | None = None,
         policy: autoaugment.Name | None = None,
         erasing: Annotated[float | None, Range("a probability, [0, 1]")] = None,
         mixup: Annotated[float | None, Range("0 or more")] = None,
         cutmix: Annotated[float | None, Range("0 or more")] = None,
         seed: Annotated[int, SEED] = 0,
+        first_size: Annotated[int | None, SIZE] = None,
+        grow_epochs: list[int] | None = None,
     ) -> None:
         super().__init__()
         keep(self, locals())

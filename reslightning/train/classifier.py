@@ -57,8 +57,6 @@ class ImageClassifier(Evaluator):
         version: v1, v1.5 (stride in the 3x3) or v2 (pre-activation); none given means the network's own.
         norm: batch, or none: without batch normalisation, in residual networks by Fixup (arXiv:1901.09321), whose
             scalars learn at a tenth of the rate; none given means batch.
-        norm_momentum: weight of a batch in batch normalisation's moving averages, in (0, 1]: torch's momentum, of which
-            short trainings want more than 0.1, which none given means (KellerJordan/cifar10-airbench has 0.4).
         zero_init_residual: start the last scale of every block at zero (arXiv:1706.02677).
         weights: torchvision:NAME, hf:USER/NAME, a run directory, a checkpoint or a state dict file to start from,
             other people's too; FILE#KEY of a file of several weights (FILE#model_ema).
@@ -66,14 +64,16 @@ class ImageClassifier(Evaluator):
         schedule: the learning rate's course, likewise.
         label_smoothing: probability spread over all classes in training, in [0, 1).
         ema_decay: evaluate an exponential moving average of the weights with this decay in (0, 1).
-        ema_warmup: let the average begin with short memory: behind t steps its decay is (1 + t) / (10 + t), until that
-            is ema_decay (as TensorFlow's ExponentialMovingAverage with num_updates).
         new_head: take all of ``weights`` but the final layer, which starts anew for other classes.
         frozen_stages: stages that stay as they are, from the input on: 1 is the stem and layer1, 2 is layer2
             too; none given means that all are trained.
         test_flip: average the logits of an image and its mirror image in evaluations.
         compile: compile the network with torch.compile.
         channels_last: keep images and weights in channels-last memory order, faster with bf16.
+        norm_momentum: weight of a batch in batch normalisation's moving averages, in (0, 1]: torch's momentum, of which
+            short trainings want more than 0.1, which none given means (KellerJordan/cifar10-airbench has 0.4).
+        ema_warmup: let the average begin with short memory: behind t steps its decay is (1 + t) / (10 + t), until that
+            is ema_decay (as TensorFlow's ExponentialMovingAverage with num_updates).
     """
 
     # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
@@ -96,19 +96,19 @@ class ImageClassifier(Evaluator):
         shortcut: Shortcut | None = None,
         version: Version | None = None,
         norm: Norm | None = None,
-        norm_momentum: Annotated[float | None, Range("(0, 1]")] = None,
         zero_init_residual: bool = False,
         weights: str | None = None,
         optim: Optim = Optim(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         label_smoothing: Annotated[float, Range("[0, 1)")] = 0.0,
         ema_decay: Annotated[float | None, Range("(0, 1)")] = None,
-        ema_warmup: bool | None = None,
         new_head: bool | None = None,
         frozen_stages: int | None = None,
         test_flip: bool | None = None,
         compile: bool = False,
         channels_last: bool = False,
+        norm_momentum: Annotated[float | None, Range("(0, 1]")] = None,
+        ema_warmup: bool | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(num_classes)
