@@ -232,7 +232,7 @@ def test_a_study_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):
     assert "depth helps with many points" in out
     deep_gp.residual_study(tmp_path, **SMALL)
     assert len(measured) == cells + 1
-    assert "of 16:" not in capsys.readouterr().out
+    assert "of 16:" not in "".join(capsys.readouterr())
 
 
 def test_the_pathology_of_priors(tmp_path, capsys, monkeypatch):
@@ -241,7 +241,7 @@ def test_the_pathology_of_priors(tmp_path, capsys, monkeypatch):
     assert cells["plain", 6]["ratio"][1] > 5 * cells["scaled residual", 6]["ratio"][1]
     assert cells["plain", 6]["variance"][1] < 0.1 * cells["residual", 6]["variance"][1]
     assert json.loads((tmp_path / "pathology.json").read_text()) == result
-    assert "8 of 8: kind scaled residual, depth 6" in capsys.readouterr().out
+    assert "8 of 8: kind scaled residual, depth 6" in capsys.readouterr().err
     monkeypatch.setattr(deep_gp, "_draw", None)
     assert deep_gp.prior_pathology(tmp_path, depths=(1, 6), draws=50) == result
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,11 +164,11 @@ def test_two_cells_of_a_grid_over_data(cli, tmp_path, monkeypatch):
     roots = [folder(tmp_path / "cats"), folder(tmp_path / "cars", "bus", "car", "van")]
     started = []
 
-    def run(words):
+    def child(words):
         started.append(next(word for word in words if word.startswith("--run_dir=")))
-        return SimpleNamespace(returncode=0)
+        return nullcontext(SimpleNamespace(wait=lambda: 0))
 
-    monkeypatch.setattr("reslightning.commands.submit.subprocess.run", run)
+    monkeypatch.setattr("reslightning.commands.submit.subprocess.Popen", child)
     done = cli(f"submit --local --grid data.root={','.join(map(str, roots))} -- {FILES}")
     assert done.status == 0, done.err
     one, other = started

@@ -191,7 +191,7 @@ OTHER = {"that": "two", "difference": [3, 1], "below": 20}
 
 
 def test_a_lost_training_counts_as_chance_and_what_failed_otherwise_does_not_count(cli, here, tmp_path):
-    grid = {"model.optim.lr": [0.01, 1e30], "seed_everything": [0]}
+    grid = {"model.optim.lr": [0.01, 1e30], "trainer.max_epochs": [1], "seed_everything": [0]}
     question = {"that": "x", "difference": [1e30, 0.01], "above": 0}
     write(tmp_path / "mine.yaml", grid=grid, decide=[question])
     found = cli("study mine.yaml --local")
