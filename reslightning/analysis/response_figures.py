@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reslightning.analysis.gradient_figures import MARKED, looks
-from reslightning.compare.figures import wrapped
+from reslightning.analysis.gradient_figures import looks
+from reslightning.compare.figures import MARKED, wrapped
 
 if TYPE_CHECKING:
     from reslightning.analysis.responses import Response
