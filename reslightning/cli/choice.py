@@ -79,7 +79,8 @@ def _belonging(directory: Path, config: Mapping[str, Any]) -> Run:
     for file in (there, directory / layout.SUMMARY, run.metrics, run.last, run.best):
         if file.exists() and not file.is_file():
             raise UserError(f"{file} is no file, but a folder or a device\nRemove it, or give another --run_dir.")
-    if not there.is_file() and (run.metrics.exists() or run.checkpoints.exists()):
+    # An empty folder of checkpoints is what the first process of a start has made a moment ago.
+    if not there.is_file() and (run.metrics.exists() or any(run.checkpoints.glob("*"))):
         raise UserError(
             f"{run.directory} holds metrics or checkpoints, but no config.yaml: it is not a run of "
             "reslightning's\nGive another --run_dir."

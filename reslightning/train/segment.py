@@ -173,8 +173,9 @@ class Segment:
         self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, checkpoint: Path | None
     ) -> None:
         epoch, step = self.position
-        self.csv.keep(self.state.get("rows", 0))
+        # First, as processes on other nodes may look just now whose directory it is.
         write_atomically(self.run.config, self.config_text)
+        self.csv.keep(self.state.get("rows", 0))
         # What counts is the checkpoint: a killed run's summary may be from before it.
         reached: Summary = {
             "epoch": epoch,

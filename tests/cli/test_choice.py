@@ -10,6 +10,8 @@ import pytest
 import torch
 import yaml
 
+from reslightning.cli.choice import find_run
+from reslightning.errors import UserError
 from reslightning.models.resnet import build_model
 from tests import images
 from tests.conftest import SMALL, rows, summary
@@ -223,3 +225,13 @@ def test_predictions_replace_no_file_of_a_run_s(cli, finished, tmp_path, name):
     assert page.status == 2
     assert "is no page" in page.err
     assert [cli("predict --run_dir run --output run/out.csv").status, cli("compare run").status] == [0, 0]
+
+
+def test_what_the_first_process_of_a_start_has_made_is_no_other_run(cli, tmp_path):
+    config = yaml.safe_load(cli(f"fit {SMALL} --print_config").out)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)  # when a process of another node looks
+    assert find_run(config, str(run), [], None, fresh=False).directory == run
+    (run / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(UserError, match=r"holds metrics or checkpoints, but no config\.yaml"):
+        find_run(config, str(run), [], None, fresh=False)
