@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from reslightning.analysis.findings import Finding
+from reslightning.compare.groups import statistic
 
 MANY = 100.0  # times as much along one direction of the input as along another: the other counts for nothing
 MARGIN = 0.1  # nats an observation: less is neither a gain nor a harm
@@ -107,8 +108,6 @@ def _verdict(claim: Claim, target: str, cells: Sequence[Mapping[str, Any]]) -> d
     Their 95 % interval by Student's t stands wholly on the claim's side of its threshold, wholly on the other, or has
     the threshold within; of one seed there is none, and nothing is decided.
     """
-    from scipy.stats import t
-
     points, depth = claim.points([cell["points"] for cell in cells]), max(cell["depth"] for cell in cells)
     found: dict[tuple[str, int], dict[int, float]] = {}
     for cell in cells:
@@ -116,10 +115,8 @@ def _verdict(claim: Claim, target: str, cells: Sequence[Mapping[str, Any]]) -> d
             found.setdefault((cell["model"], cell["depth"]), {})[cell["seed"]] = cell["log_likelihood"]
     deep, shallow = found[claim.model, depth], found[claim.shallow, 1]
     differences = [value - shallow[seed] for seed, value in deep.items()]
-    half = math.inf
-    if (count := len(differences)) > 1:
-        half = float(t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
-    mean = fmean(differences)
+    over = statistic(differences, len(differences))
+    mean, half = over.mean, math.inf if over.interval is None else over.interval
     sides = [mean - half > claim.threshold, mean + half < claim.threshold]
     yes, no = sides if claim.above else sides[::-1]
     return {

@@ -19,6 +19,9 @@ class Finding(NamedTuple):
     verdict: str
     numbers: str
 
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.that} ({self.numbers})"
+
 
 def write_findings(folder: Path, rule: str, findings: Sequence[Finding]) -> None:
     """Write findings, and by which rule they were decided, into a folder."""

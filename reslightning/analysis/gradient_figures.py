@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reslightning.compare.figures import COLOURS, MARKED, MARKERS, STYLES
+from reslightning.compare.figures import MARKED, MARKERS, look
 
 if TYPE_CHECKING:
     from reslightning.analysis.gradient_flow import Flow
@@ -34,13 +34,8 @@ class Measured(NamedTuple):
 
 def looks(number: int) -> dict[str, Any]:
     """Return how matplotlib is to draw a network's curve, the first of which has number 0."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": STYLES[number % len(STYLES)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 4,
-        "linewidth": 1.5,
-    }
+    colour, style, marker = look(number)
+    return {"color": colour, "linestyle": style, "marker": marker, "markersize": 4, "linewidth": 1.5}
 
 
 def draw_curves(measured: Sequence[Measured], title: str) -> Any:
@@ -52,10 +47,10 @@ def draw_curves(measured: Sequence[Measured], title: str) -> Any:
 
     figure, (norms, alike) = pyplot.subplots(2, sharex=True, figsize=(7, 6.5), layout="constrained")
     for number, one in enumerate(measured):
-        look = looks(number)
+        drawn = looks(number)
         depth = [*range(1, len(one.flows) + 1)]
-        norms.plot(depth, [flow.dz for flow in one.flows], label=one.label, markevery=-(-len(depth) // MARKED), **look)
-        alike.plot([*one.correlations], [*one.correlations.values()], **look)
+        norms.plot(depth, [flow.dz for flow in one.flows], label=one.label, markevery=-(-len(depth) // MARKED), **drawn)
+        alike.plot([*one.correlations], [*one.correlations.values()], **drawn)
     norms.set_yscale("log", nonpositive="mask")
     norms.set_ylabel("norm of ∂L/∂z, loss L in nats,\nz in front of the rectifier")
     alike.set_ylabel("correlation of gradients by images\nthat are 1 % of their norm apart")
@@ -90,8 +85,8 @@ def draw_map(steps: Sequence[int], norms: Sequence[Sequence[float]], title: str)
     numbers = np.arange(1, len(values) + 1)
     for number, at in enumerate(np.unique(np.linspace(0, len(steps) - 1, SHOWN).round().astype(int))):
         grey = 0.75 * number / (SHOWN - 1)
-        look = {"color": mpl.colormaps["viridis"](grey), "marker": MARKERS[number], "markersize": 4}
-        curves.plot(numbers, values[:, at], label=f"step {steps[at]:,}", markevery=-(-len(numbers) // MARKED), **look)
+        drawn = {"color": mpl.colormaps["viridis"](grey), "marker": MARKERS[number], "markersize": 4}
+        curves.plot(numbers, values[:, at], label=f"step {steps[at]:,}", markevery=-(-len(numbers) // MARKED), **drawn)
     curves.set_yscale("log")
     curves.grid(alpha=0.3)
     curves.set(xlabel="block, from the input on", ylabel="norm of ∂L/∂z, loss L in nats,\nz in front of the rectifier")

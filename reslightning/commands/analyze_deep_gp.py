@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         found = {"priors": prior_pathology(to / "priors")}
         findings = of_priors(found["priors"])
+        print("\n".join(map(str, findings)))
         if args.scale != "tiny":
             found["sphere"] = residual_study(to / f"sphere-{args.scale}", **(PAPER if args.scale == "full" else {}))
             findings += of_fits(found["sphere"])

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     for one in measured:
         _print(one)
     if args.seeds > 1:
-        print("\n" + "\n".join(f"{one.verdict}: {one.that} ({one.numbers})" for one in found))
+        print("\n" + "\n".join(map(str, found)))
     print(f"\ncurves and numbers written to {args.to}" if args.to else "\n--to DIR draws curves over depth")
     return 0
 

@@ -182,6 +182,6 @@ def _write(study: Study, path: Path, scale: str, found: Found, notes: Sequence[s
     write_page(study, path.stem, scale, shlex.join(["reslightning", *sys.argv[1:]]), found, to)
     for note in found.notes:
         print(note)
-    for that, verdict, numbers in found.verdicts:
+    for that, verdict, numbers in found.verdicts if study.metric else ():  # an analysis has said so itself
         print(f"{verdict}: {that} ({numbers})")
     print(f"written to {to / PAGE}")

@@ -43,7 +43,14 @@ class Curve(NamedTuple):
     high: list[float]
     colour: str
     style: str
+    marker: str
     runs: int
+
+
+def look(number: int) -> tuple[str, str, str]:
+    """Return colour, dash and marker of a figure's line, the first of which has number 0; 32 differ, in grey, too."""
+    turns = number // len(COLOURS)
+    return COLOURS[number % len(COLOURS)], STYLES[(number + turns) % len(STYLES)], MARKERS[number % len(MARKERS)]
 
 
 def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
@@ -60,7 +67,6 @@ def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
     groups = [group for table in tables for group in table.groups]
     for number, (label, group) in enumerate(zip(labels(tables), groups, strict=True)):
         count = len(group.runs)
-        look = COLOURS[number % len(COLOURS)], STYLES[(number + number // len(COLOURS)) % len(STYLES)]
         for split in ("train", "val"):
             lines = [points for run in group.runs if (points := _points(run, f"{split}/top1", over))]
             # A mean over fewer runs than the group has would jump where one of them ends.
@@ -69,16 +75,18 @@ def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
                 end = f"ends at {over} {shared[-1]:g}" if shared else "is missing"
                 notes.append(f"{label}: the curve of {len(lines)} of its {count} runs {end}, as the shortest of them")
             if shared:
-                found.append(_curve(label, split, {place: [line[place] for line in lines] for place in shared}, look))
+                found.append(
+                    _curve(label, split, {place: [line[place] for line in lines] for place in shared}, look(number))
+                )
     return found, notes
 
 
-def _curve(label: str, split: str, errors: Mapping[float, list[float]], look: tuple[str, str]) -> Curve:
+def _curve(label: str, split: str, errors: Mapping[float, list[float]], looks: tuple[str, str, str]) -> Curve:
     """Return the curve of the errors that runs have at each place."""
     found = [statistic(values, len(values)) for values in errors.values()]
     low = [each.mean - (each.deviation or 0.0) for each in found]
     high = [each.mean + (each.deviation or 0.0) for each in found]
-    return Curve(label, split, [*errors], [each.mean for each in found], low, high, *look, found[0].n)
+    return Curve(label, split, [*errors], [each.mean for each in found], low, high, *looks, found[0].n)
 
 
 def _points(run: RunRecord, name: str, over: str) -> dict[float, float]:
@@ -166,16 +174,14 @@ def draw(lines: Sequence[Curve], *, log: bool, over: str, title: str = "") -> An
 def _draw(axes: Any, lines: Sequence[Curve], *, log: bool) -> None:
     """Draw curves with their bands, each run's or group's name once."""
     validated = {line.label for line in lines if line.split == "val"}
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(line.label for line in lines))}
     least = LEAST if log else -math.inf
     for line in lines:
         bold = line.split == "val"
-        look: dict[str, Any] = {"color": line.colour, "ls": line.style, "linewidth": 1.8 if bold else 0.7}
+        drawn: dict[str, Any] = {"color": line.colour, "ls": line.style, "linewidth": 1.8 if bold else 0.7}
         if bold or line.label not in validated:
-            marker = MARKERS[numbers[line.label] % len(MARKERS)]
             every = -(-len(line.x) // MARKED)
-            look |= {"label": wrapped(line.label), "marker": marker, "markersize": 4.5, "markevery": every}
-        axes.plot(line.x, line.y, **look)
+            drawn |= {"label": wrapped(line.label), "marker": line.marker, "markersize": 4.5, "markevery": every}
+        axes.plot(line.x, line.y, **drawn)
         if line.low != line.high:
             low = [max(value, least) for value in line.low]
             axes.fill_between(line.x, low, line.high, color=line.colour, alpha=0.15, linewidth=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -190,9 +190,9 @@ def _scale(part: _Part, grid: Mapping[str, Sequence[Any]], command: str) -> Scal
     return Scale(options, parts["cost"].text(), {**grid, **own})
 
 
-def _question(part: _Part, scales: Sequence[Scale] | Any) -> Question:
+def _question(part: _Part, scales: Iterable[Scale]) -> Question:
     parts = part.parts(("that", "difference"), ("above", "below"))
-    pair = [str(value) for value in parts["difference"].value] if parts["difference"].items() else []
+    pair = [str(one.value) for one in parts["difference"].items()]
     for scale in scales:
         known = [str(value) for value in scale.grid[scale.compared]]
         if len(pair) != 2 or not {*pair} <= {*known}:

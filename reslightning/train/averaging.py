@@ -47,3 +47,16 @@ class _Average(AveragedModel):
         for average, weight in zip(averages, weights, strict=True):
             average.detach().copy_(self.avg_fn(average.detach(), weight.detach(), self.n_averaged))
         self.n_averaged += 1
+
+
+def warmed(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the rule of a moving average of weights whose decay warms up: behind t steps min(decay, (1 + t)/(10 + t)).
+
+    It is what ``torch.optim.swa_utils.AveragedModel`` takes: average, weight and steps behind, to the average.
+    """
+
+    def average(averaged: Tensor, weight: Tensor, steps: Tensor) -> Tensor:
+        kept = ((1 + steps) / (10 + steps)).clamp(max=decay)  # on the device, which is not waited for
+        return kept * averaged + (1 - kept) * weight
+
+    return average

@@ -24,13 +24,13 @@ from reslightning.models.resnet import build_model
 from reslightning.models.weights import load_weights
 from reslightning.ranges import Range, check_names, check_values, plain
 from reslightning.run.record import evaluation_checkpoint, weights_file
-from reslightning.train.averaging import Averaging
+from reslightning.train.averaging import Averaging, warmed
 from reslightning.train.batches import unpack
 from reslightning.train.callbacks import check_monitors
 from reslightning.train.evaluator import Evaluator
 from reslightning.train.length import course, steps_per_epoch
 from reslightning.train.metrics import TrainMetrics, check_labels, former
-from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values, warmed
+from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values
 from reslightning.train.restored import seen
 
 

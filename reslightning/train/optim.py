@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reslightning.errors import UserError
 from reslightning.models.normalization import normalisations
@@ -257,19 +257,6 @@ def values(optimizer: torch.optim.Optimizer) -> dict[str, float]:
         "momentum": max(group["momentum"] if "momentum" in group else group["betas"][0] for group in groups),
         "weight_decay": max(group["weight_decay"] for group in groups),
     }
-
-
-def warmed(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return the rule of a moving average of weights whose decay warms up: behind t steps min(decay, (1 + t)/(10 + t)).
-
-    It is what ``torch.optim.swa_utils.AveragedModel`` takes: average, weight and steps behind, to the average.
-    """
-
-    def average(averaged: Tensor, weight: Tensor, steps: Tensor) -> Tensor:
-        kept = ((1 + steps) / (10 + steps)).clamp(max=decay)  # on the device, which is not waited for
-        return kept * averaged + (1 - kept) * weight
-
-    return average
 
 
 def keep_values(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

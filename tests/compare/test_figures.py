@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from matplotlib.transforms import Bbox
 
 from reslightning.compare.columns import COLUMNS
-from reslightning.compare.figures import curves, draw, legend
+from reslightning.compare.figures import curves, draw, legend, look
 from reslightning.compare.groups import Group, Table
 from reslightning.run.record import RunRecord
 from tests.commands.test_compare import made
@@ -109,6 +109,7 @@ def test_lines_are_told_apart_without_their_colours():
     figure = draw(curves([Table("title", groups)], "epoch")[0], log=False, over="epoch")
     bold = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
     assert len({(line.get_marker(), line.get_linestyle()) for line in bold}) == 24
+    assert len({look(number)[1:] for number in range(32)}) == 32
     thin = [line for line in figure.axes[0].lines if line.get_linewidth() < 1]
     assert [line.get_linestyle() for line in thin] == [line.get_linestyle() for line in bold]
     pyplot.close(figure)

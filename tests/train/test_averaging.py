@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
-from torch.optim.swa_utils import get_ema_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from reslightning.train.averaging import Averaging
+from reslightning.train.averaging import Averaging, warmed
 from tests.conftest import assert_same_bits
 
 
@@ -42,3 +43,16 @@ def test_the_average_is_lightning_s():
     half = averaged(Averaging(get_ema_avg_fn(0.7)), steps=(1, 2))
     assert_same_bits(dict(averaged(Averaging(get_ema_avg_fn(0.7)), half, steps=(3, 4))), dict(theirs))
     assert Averaging(get_ema_avg_fn(0.7)).state_key == EMAWeightAveraging(decay=0.7).state_key
+
+
+def test_an_average_s_decay_warms_up():
+    layer = torch.nn.Linear(1, 1)
+    averaged = AveragedModel(layer, avg_fn=warmed(0.5))
+    wanted = None
+    for step in range(12):
+        layer.weight.data.fill_(float(step**2))
+        averaged.update_parameters(layer)
+        kept = min(0.5, (1 + step) / (10 + step))
+        wanted = step**2 if wanted is None else kept * wanted + (1 - kept) * step**2
+        assert averaged.module.weight.item() == pytest.approx(wanted)
+    assert kept == 0.5

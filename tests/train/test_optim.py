@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from reslightning.errors import UserError
 from reslightning.models.resnet import build_model
@@ -14,7 +13,6 @@ from reslightning.train.optim import (
     make_factor,
     make_optimizer,
     values,
-    warmed,
 )
 
 
@@ -101,19 +99,6 @@ def test_norms_biases_have_a_rate_of_their_own_and_as_much_decay_a_step(name):
         torch.testing.assert_close(value.data, torch.full_like(value, 1 - 0.1 * 0.01))
     own, *_ = make_optimizer(model, Optim(norm_bias_lr=64, decay_norm_and_bias=False)).param_groups
     assert own["weight_decay"] == 0
-
-
-def test_an_average_s_decay_warms_up():
-    layer = torch.nn.Linear(1, 1)
-    averaged = AveragedModel(layer, avg_fn=warmed(0.5))
-    wanted = None
-    for step in range(12):
-        layer.weight.data.fill_(float(step**2))
-        averaged.update_parameters(layer)
-        kept = min(0.5, (1 + step) / (10 + step))
-        wanted = step**2 if wanted is None else kept * wanted + (1 - kept) * step**2
-        assert averaged.module.weight.item() == pytest.approx(wanted)
-    assert kept == 0.5
 
 
 def test_fixup_s_scalars_learn_at_a_tenth_of_the_rate():
