@@ -7,9 +7,9 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from jsonargparse import Namespace
 
@@ -23,6 +23,10 @@ from reslightning.errors import UserError, near_misses
 from reslightning.files import check_folder, exclusive, read_json, write_atomically
 from reslightning.run import layout
 from reslightning.run.record import RunRecord
+
+if TYPE_CHECKING:
+    from reslightning.commands.submission import Request
+    from reslightning.run.directory import Run
 
 MADE = "study.json"  # of which runs and questions a study's folder is
 
@@ -40,8 +44,9 @@ def main(argv: list[str]) -> int:
     if args.gpus and not args.site:
         raise UserError(f"--gpus {args.gpus} would not count without --site FILE\nLeave it out.")
     if args.dry_run:
-        _list(study, path.stem)
+        _list(study, path)
         return 0
+    runs = _prepared(study, path, args)  # nothing is made for what is refused
     to = (args.to or Path(STUDIES) / f"{path.stem}-{args.scale}").expanduser()
     try:
         check_folder(to)
@@ -53,7 +58,7 @@ def main(argv: list[str]) -> int:
             held.enter_context(exclusive(to / ".lock", wait=False))
         except TimeoutError as error:
             raise UserError(f"another process is at work in {to}\nWait for its end, or stop it.") from error
-        return (_run if study.metric else _measure)(study, path, args, to)
+        return _run(study, path, args, to, *runs) if runs else _measure(study, path, args, to)
 
 
 def _parser() -> CommandParser:
@@ -99,23 +104,46 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _list(study: Study, name: str) -> None:
+def _list(study: Study, path: Path) -> None:
     for scale, how in study.scales.items():
-        commands = _commands(how, f"{name}-{scale}") if study.metric else [["analyze", *shlex.split(how.options)]]
+        commands = [["analyze", *shlex.split(how.options)]]
+        if study.metric:
+            with _named(path, how):
+                commands = _commands(how, f"{path.stem}-{scale}")
         print(f"{scale}: {len(commands)} run{'s' * (len(commands) > 1)}, {how.cost}")
         for command in commands:
             print(f"  reslightning {'fit ' * bool(study.metric)}{shlex.join(command)}")
 
 
-def _run(study: Study, path: Path, args: Namespace, to: Path) -> int:
+@contextlib.contextmanager
+def _named(path: Path, scale: Scale) -> Iterator[None]:
+    """Say in which line of a study's file a mistake is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}, line {scale.line_of(str(error))}: {error}") from error
+
+
+def _prepared(study: Study, path: Path, args: Namespace) -> tuple[Request, list[tuple[Run, str, list[str]]]] | None:
+    """Return what each job is given and the runs of a scale, known to be accepted; None of an analysis."""
     from reslightning.commands.submission import Request
 
-    name, scale, status = f"{path.stem}-{args.scale}", study.scales[args.scale], 0
-    request = Request()
+    if not study.metric:
+        if args.site:
+            raise UserError(f"{path} trains nothing: --local measures it here\nLeave out --site.")
+        return None
+    request, scale = Request(), study.scales[args.scale]
     if args.site:
         asked = ["--site", str(args.site), *(["--gpus", args.gpus] if args.gpus else [])]
         request = submit.request_of(submit.parser().parse_args(asked))
-    wanted = submit.previewed(request, _commands(scale, name))
+    with _named(path, scale):
+        return request, submit.previewed(request, _commands(scale, f"{path.stem}-{args.scale}"))
+
+
+def _run(
+    study: Study, path: Path, args: Namespace, to: Path, request: Request, wanted: Sequence[tuple[Run, str, list[str]]]
+) -> int:
+    name, scale, status = f"{path.stem}-{args.scale}", study.scales[args.scale], 0
     missing = [one for one in wanted if not is_done(one[0].summary)]
     notes = _changes(study, path, [run.directory for run, _, _ in wanted], to)
     if args.local and missing:
@@ -161,13 +189,11 @@ def _margin(question: Mapping[str, Any]) -> str:
 def _measure(study: Study, path: Path, args: Namespace, to: Path) -> int:
     """Run an analysis, which does what is left of it, and write its page."""
     scale = study.scales[args.scale]
-    if args.site:
-        raise UserError(f"{path} trains nothing: --local measures it here\nLeave out --site.")
     if not args.local:
         print(f"--local measures it here: {scale.cost}")
         return 0
     text = io.StringIO()
-    with contextlib.redirect_stdout(text):
+    with contextlib.redirect_stdout(text), _named(path, scale):
         status = analyze.main(["analyze", *shlex.split(scale.options), "--to", str(to)])
     print(text.getvalue(), end="")
     rule, findings = read_findings(to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,16 +49,25 @@ class Scale:
         options: of ``fit``, or of ``analyze`` in a study without a grid.
         cost: in words.
         grid: options and their values; a run of each combination. The first one's values are what is compared.
+        line: of the options in the file, from 1.
+        lines: of each option of the grid.
     """
 
     options: str
     cost: str
     grid: Mapping[str, Sequence[Any]]
+    line: int
+    lines: Mapping[str, int]
 
     @property
     def compared(self) -> str:
         """The option whose values are compared."""
         return next(iter(self.grid))
+
+    def line_of(self, mistake: str) -> int:
+        """Return the file's line with the option that a message names first, else with the options of all runs."""
+        words = re.findall(r"[\w.]+", re.split(r"[;\n]", mistake)[0])
+        return next((line for name, line in self.lines.items() if name in words), self.line)
 
 
 @dataclass(frozen=True)
@@ -94,13 +104,14 @@ class Answer(NamedTuple):
 
 
 class _Part:
-    """A part of a study's file, which knows its line."""
+    """A part of a study's file, which knows its line: its name's, where it has one."""
 
-    def __init__(self, path: Path, node: yaml.Node) -> None:
+    def __init__(self, path: Path, node: yaml.Node, name: yaml.Node | None = None) -> None:
         self.path, self.node = path, node
+        self.line = (name or node).start_mark.line + 1
 
     def error(self, text: str) -> UserError:
-        return UserError(f"{self.path}, line {self.node.start_mark.line + 1}: {text}")
+        return UserError(f"{self.path}, line {self.line}: {text}")
 
     @property
     def value(self) -> Any:
@@ -125,7 +136,7 @@ class _Part:
             if optional is not None and key.value not in known:
                 near = near_misses(str(key.value), known)
                 raise _Part(self.path, key).error(f"unknown key {key.value!r}{near}\nallowed: {', '.join(known)}")
-        found = {str(key.value): _Part(self.path, value) for key, value in self.node.value}
+        found = {str(key.value): _Part(self.path, value, key) for key, value in self.node.value}
         if lacking := [name for name in required if name not in found]:
             raise self.error(f"{lacking[0]} is missing")
         return found
@@ -152,7 +163,7 @@ def read_study(path: Path) -> Study:
     parts = _Part(path, node).parts(always, trained)
     trains = any(name in parts for name in trained)
     parts = _Part(path, node).parts((*always, *trained) if trains else always, trained)
-    grid = _grid(parts["grid"]) if trains else {}
+    grid = parts["grid"].parts(optional=None) if trains else {}
     scales = {
         name: _scale(part, grid, "fit" if trains else "analyze")
         for name, part in parts["scales"].parts(optional=get_args(ScaleName)).items()
@@ -173,13 +184,9 @@ def _metric(part: _Part) -> str:
     return str(part.value)
 
 
-def _grid(part: _Part) -> dict[str, list[Any]]:
-    return {name: [one.value for one in values.items()] for name, values in part.parts(optional=None).items()}
-
-
-def _scale(part: _Part, grid: Mapping[str, Sequence[Any]], command: str) -> Scale:
+def _scale(part: _Part, grid: Mapping[str, _Part], command: str) -> Scale:
     parts = part.parts((command, "cost"), ("grid",) if grid else ())
-    own = _grid(parts["grid"]) if "grid" in parts else {}
+    own = parts["grid"].parts(optional=None) if "grid" in parts else {}
     if other := [name for name in own if name not in grid]:
         raise parts["grid"].error(f"{other[0]} is not in the study's own grid; allowed: {', '.join(grid)}")
     options = parts[command].text()
@@ -187,7 +194,10 @@ def _scale(part: _Part, grid: Mapping[str, Sequence[Any]], command: str) -> Scal
         shlex.split(options)
     except ValueError as error:
         raise parts[command].error(f"{command} is no command line: {error}") from error
-    return Scale(options, parts["cost"].text(), {**grid, **own})
+    grid = {**grid, **own}
+    values = {name: [one.value for one in part.items()] for name, part in grid.items()}
+    lines = {name: part.line for name, part in grid.items()}
+    return Scale(options, parts["cost"].text(), values, parts[command].line, lines)
 
 
 def _question(part: _Part, scales: Iterable[Scale]) -> Question:

@@ -138,7 +138,16 @@ def test_the_interval_is_welch_s():
             r"allowed: two of 1, 3",
         ),
         ({"decide": [{"that": "x", "difference": [1, 3]}]}, "a number of points, as"),
-        ({"scales": {"tiny": {"fit": "--model.arhc x", "cost": "x"}}}, "unknown option 'model.arhc'"),
+        (
+            {"scales": {"tiny": {"fit": "--model.arhc x", "cost": "x"}}},
+            r"^reslightning: mine\.yaml, line 13: unknown option 'model.arhc'",
+        ),
+        (
+            {"grid": {"model.arhc": [1, 3]}},
+            r"mine\.yaml, line 5: unknown option 'model.arhc'; did you mean 'model.arch'",
+        ),
+        ({"grid": {"seed_everything": [0], "trainer.max_epochs": [1, 3]}}, "allowed: two of 0"),
+        ({"grid": {"trainer.max_epochs": [1, 3], "model.shortcut": ["A", "X"]}}, r"line \d+: model\.shortcut=X is not"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_before_anything_runs(cli, here, tmp_path, changed, said):
@@ -147,6 +156,7 @@ def test_a_file_that_is_wrong_is_refused_before_anything_runs(cli, here, tmp_pat
     assert found.status == 2
     assert re.search(said, found.err), found.err
     assert not here
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_mistakes(cli, tmp_path):
@@ -225,7 +235,7 @@ def test_an_analysis_is_a_study(cli, tmp_path):
     assert "trains nothing: --local measures it here" in cli("study mine.yaml --site x").err
     scales["tiny"]["analyze"] = "gradeints"
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    assert "did you mean 'gradients'" in cli("study mine.yaml --local").err
+    assert re.search(r"mine\.yaml, line 4: .*did you mean 'gradients'", cli("study mine.yaml --local").err)
 
 
 def test_errors_are_of_finished_runs():
