@@ -146,6 +146,8 @@ def _run(
     name, scale, status = f"{path.stem}-{args.scale}", study.scales[args.scale], 0
     missing = [one for one in wanted if not is_done(one[0].summary)]
     notes = _changes(study, path, [run.directory for run, _, _ in wanted], to)
+    for note in notes:
+        print(note)
     if args.local and missing:
         status = submit.train_here(request, [command for _, _, command in missing], 1)
     elif args.site and missing:
@@ -204,10 +206,10 @@ def _measure(study: Study, path: Path, args: Namespace, to: Path) -> int:
 
 def _write(study: Study, path: Path, scale: str, found: Found, notes: Sequence[str], to: Path) -> None:
     """Write the page, and print what is decided."""
-    found.notes = [*notes, *found.notes]
-    write_page(study, path.stem, scale, shlex.join(["reslightning", *sys.argv[1:]]), found, to)
     for note in found.notes:
         print(note)
+    found.notes = [*notes, *found.notes]
+    write_page(study, path.stem, scale, shlex.join(["reslightning", *sys.argv[1:]]), found, to)
     for that, verdict, numbers in found.verdicts if study.metric else ():  # an analysis has said so itself
         print(f"{verdict}: {that} ({numbers})")
     print(f"written to {to / PAGE}")

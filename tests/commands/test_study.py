@@ -194,9 +194,15 @@ def test_a_file_that_was_changed_says_so(cli, here, tmp_path):
     assert "1 of 2 runs are finished" in changed.out
     again = cli("study mine.yaml")  # and does not forget it
     assert again.out == changed.out
+    write(tmp_path / "mine.yaml", grid={"trainer.max_epochs": [4, 5], "seed_everything": [0]}, decide=[LAST])
+    none = cli("study mine.yaml").out
+    assert none.startswith("2 runs were made with an older version of mine.yaml, and do not count: runs/")
+    assert asked in none
+    assert "0 of 2 runs are finished" in none
 
 
 ONE = {"that": "two", "difference": [2, 1], "below": 0}
+LAST = {"that": "two", "difference": [4, 5], "below": 20}
 OTHER = {"that": "two", "difference": [3, 1], "below": 20}
 
 
