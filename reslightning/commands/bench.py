@@ -1,167 +1,108 @@
-"""bench: the loader and training, each against the plain way, measured in turn in one run."""
+"""bench: the loader, training and evaluation, each against the plain way, measured in turn in one run."""
 
 from __future__ import annotations
 
-import time
-
-import torch
-import torch.nn.functional as F
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
 
 from reslightning.cli.parser import CommandParser
-from reslightning.cli.quiet import quiet
-from reslightning.commands.bench_data import (
-    Batches,
-    batches,
-    bench_data,
-    forever,
-    in_turn,
-    plain_memory_loader,
-    print_rates,
-    ratio,
-)
+from reslightning.commands.bench_data import bench_data
 from reslightning.commands.bench_evaluate import bench_evaluate
-from reslightning.data import CIFAR10
-from reslightning.data.registry import DATA_SETS, load
+from reslightning.commands.bench_scale import bench_scale
+from reslightning.commands.bench_train import AGAINST, bench_train
+from reslightning.data.registry import DATA_SETS
+from reslightning.data.synthetic import SYNTHETIC, data_set
 from reslightning.errors import UserError
-from reslightning.models.architectures import check_trainable
-from reslightning.models.resnet import build_model
-from reslightning.train.classifier import ImageClassifier
-from reslightning.train.optim import Optim, make_optimizer
-from reslightning.train.preemption import Preemption
-from reslightning.train.throughput import WARM_UP, Throughput
+from reslightning.models.architectures import get_architecture
 
+WHAT = {"data": bench_data, "train": bench_train, "scale": bench_scale, "evaluate": bench_evaluate}
 # What is measured that looks at an option.
+TRAINING = ("train", "scale")
+FILE_SIZE = 224  # pixels
+FILES, MEMORY, NOISE = "of image files", "of images in memory", "of synthetic images"
 LOOKED_AT = {
-    "batch_size": ("train", "data of images in memory", "evaluate"),
-    "arch": ("train", "evaluate"),
-    "size": ("data of image files", "evaluate"),
-    **dict.fromkeys(("reference", "gpu_rate"), ("data of image files",)),
+    "batch_size": (*TRAINING, f"data {MEMORY}", "evaluate"),
+    "arch": (*TRAINING, "evaluate"),
+    "device": TRAINING,
+    "size": ("evaluate", *(f"{what} {of}" for what in TRAINING for of in (FILES, NOISE)), f"data {FILES}"),
+    "against": ("train",),
+    "processes": ("scale",),
+    **dict.fromkeys(("reference", "gpu_rate"), (f"data {FILES}",)),
 }
 
 
 def main(argv: list[str]) -> int:
     """Measure what was asked for."""
+    parser = _parser()
+    args = parser.parse_args(argv[1:])
+    for name in ("rounds", "steps", "batch_size", "seconds", "size", "gpu_rate"):
+        if args[name] is not None and not args[name] > 0:
+            parser.error(f"--{name}={args[name]} is not allowed; it must be above zero")
+    if args.data is None:
+        args.data = _default_data(args)
+    _refuse_idle(args, parser.get_defaults())
+    if args.size is None and args.what not in TRAINING:
+        args.size = FILE_SIZE
+    WHAT[args.what](args)
+    return 0
+
+
+def _parser() -> CommandParser:
     parser = CommandParser(
         prog="reslightning bench",
         description="Images per second beside the plain way, measured in turn in one run.",
     )
     parser.add_argument(
         "what",
-        choices=["data", "train", "evaluate"],
-        help="data: the loader on one core against torchvision's data set with PIL transforms; "
-        "train: training on CIFAR-10 against a hand-written loop over that loader; "
-        "evaluate: test by center and ten-crop against a hand-written loop",
+        choices=list(WHAT),
+        help="data: the loader on one core against torchvision's data set with PIL transforms; train: fit's own step "
+        "against bare loops, where its time goes, memory, and the share of the device's matrix products; scale: "
+        "several processes that train together; evaluate: test by center and ten-crop against a hand-written loop",
     )
-    parser.add_argument("--data", choices=[*DATA_SETS], default="CIFAR10", help="data, evaluate: of which")
+    parser.add_argument(
+        "--data",
+        choices=[*DATA_SETS, SYNTHETIC],
+        help=f"of which; {SYNTHETIC} is noise, to train alone (default: CIFAR10, of scale and to train networks of "
+        f"ImageNet's {SYNTHETIC})",
+    )
     parser.add_argument("--root", help="where the data is (default: $RESLIGHTNING_DATA, else ./data)")
     parser.add_argument("--reference", help="data: what torchvision reads, the original files of a packed source")
-    parser.add_argument("--size", type=int, default=224, help="data, evaluate: crops of files, in pixels")
+    parser.add_argument(
+        "--size", type=int, help="of files and noise: crops, in pixels (default: 224, to train the network's own)"
+    )
     parser.add_argument(
         "--gpu_rate", type=float, default=2500, help="data: images/s that a GPU takes (ResNet-50, A100)"
     )
-    parser.add_argument("--batch_size", type=int, default=128, help="images a step")
+    parser.add_argument("--batch_size", type=int, default=128, help="images a step; scale: of each process")
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, in turn")
     parser.add_argument("--seconds", type=float, default=4.0, help="data: length of one measurement")
-    parser.add_argument("--steps", type=int, default=50, help="train: measured steps of one measurement")
-    parser.add_argument("--arch", default="resnet20", help="train, evaluate: the network")
-    args = parser.parse_args(argv[1:])
-    for name in ("rounds", "steps", "batch_size", "seconds", "size", "gpu_rate"):
-        if not args[name] > 0:
-            parser.error(f"--{name}={args[name]} is not allowed; it must be above zero")
-    _refuse_idle(args, parser.get_defaults())
-    if args.what == "data":
-        bench_data(args)
-    elif args.what == "evaluate":
-        bench_evaluate(args)
-    elif args.data != "CIFAR10":
-        parser.error("bench train measures CIFAR-10")
-    else:
-        check_trainable(args.arch)
-        data = CIFAR10(root=args.root, batch_size=args.batch_size)
-        data.setup()
-        with quiet():
-            _bench_train(data, args.arch, args.rounds, args.steps)
-    return 0
+    parser.add_argument("--steps", type=int, default=50, help="train, scale: measured steps of one measurement")
+    parser.add_argument("--arch", default="resnet20", help="train, scale, evaluate: the network")
+    parser.add_argument("--device", default="auto", help="train, scale: cpu, cuda, cuda:1, mps, or auto, the fastest")
+    ways = "; ".join(f"{name}, {text}" for name, text in AGAINST.items())
+    help_of_ways = f"train: what fit is measured beside (default: all): {ways}"
+    parser.add_argument("--against", default=",".join(AGAINST), metavar="WAY,...", help=help_of_ways)
+    parser.add_argument("--processes", default="1,2,4", metavar="N,...", help="scale: how many (default: 1,2,4)")
+    return parser
+
+
+def _default_data(args: Namespace) -> str:
+    if args.what == "scale" or (args.what == "train" and get_architecture(args.arch).image_size != 32):
+        return SYNTHETIC
+    return "CIFAR10"
 
 
 def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
     """Raise UserError for options that what is measured does not look at."""
-    data = "data of image files" if load(args.data).reads_files else "data of images in memory"
-    kind = data if args.what == "data" else args.what
+    kind = data_set(args.data)
+    of = FILES if kind.reads_files else NOISE if args.data == SYNTHETIC else MEMORY
+    if args.data == SYNTHETIC and args.what not in TRAINING:
+        raise UserError(f"--data={SYNTHETIC} is nothing to bench {args.what}; allowed: {', '.join(DATA_SETS)}")
+    if args.root and "root" in kind.unused:
+        raise UserError(f"--root={args.root} is nothing to --data={args.data}, which needs no files\nLeave it out.")
+    what = args.what if args.what == "evaluate" else f"{args.what} {of}"
     for name, having in LOOKED_AT.items():
-        if kind not in having and args[name] != defaults[name]:
+        if not what.startswith(having) and args[name] != defaults[name]:
             where = " and ".join(f"bench {one}" for one in having)
             raise UserError(
-                f"--{name}={args[name]} is nothing to bench {kind}; it is an option of {where}\nLeave it out."
+                f"--{name}={args[name]} is nothing to bench {what}; it is an option of {where}\nLeave it out."
             )
-
-
-def _bench_train(data: CIFAR10, arch: str, rounds: int, steps: int) -> None:
-    plain_loader = plain_memory_loader(data)
-    threads = torch.get_num_threads()
-    print(f"{arch}, batches of {data.batch_size}, {threads} threads, {rounds} rounds of {steps} steps in turn")
-    trainer, loop, plain = in_turn(
-        rounds,
-        lambda: _trainer_rate(data, arch, steps),
-        lambda: _loop_rate(arch, batches(data, data.batch_size), steps, fast=True),
-        lambda: _loop_rate(arch, forever(plain_loader), steps, fast=False),
-    )
-    print_rates(
-        {
-            "reslightning fit: Trainer, bf16, channels last": trainer,
-            "loop by hand, same data, bf16, channels last": loop,
-            "hand-written loop, fp32, torchvision and PIL": plain,
-        }
-    )
-    print(f"ratio to the plain loop {ratio(trainer, plain):.2f}")
-    print(f"the Trainer costs {100 * (ratio(loop, trainer) - 1):.1f} % over the same loop by hand")
-
-
-def _trainer_rate(data: CIFAR10, arch: str, steps: int) -> float:
-    throughput = Throughput()
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=steps + WARM_UP,
-        limit_val_batches=0,
-        precision="bf16-mixed",
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[throughput, Preemption(lambda trainer: None, interval=float("inf"))],
-    )
-    trainer.fit(ImageClassifier(arch, channels_last=True), datamodule=data)
-    rate = throughput.images_per_second
-    assert rate is not None
-    return rate
-
-
-def _loop_rate(arch: str, source: Batches, steps: int, *, fast: bool) -> float:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    memory_format = torch.channels_last if fast else torch.contiguous_format
-    model = build_model(arch).to(device).to(memory_format=memory_format)
-    model.train()
-    optimizer = make_optimizer(model, Optim())
-    images_seen, start = 0, 0.0
-    for step in range(steps + WARM_UP):
-        if step == WARM_UP:
-            _wait(device)
-            images_seen, start = 0, time.perf_counter()
-        images, labels = (part.to(device) for part in next(source))
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-            loss = F.cross_entropy(model(images.contiguous(memory_format=memory_format)), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        images_seen += len(labels)
-    _wait(device)
-    return images_seen / (time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -9,10 +9,11 @@ import time
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -30,13 +31,16 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 BATCH = 32  # of image files
 
 
-def in_turn(rounds: int, *ways: Callable[[], float]) -> list[list[float]]:
-    """Return each way's rates, measured A B C A B C, so that a drifting machine drifts for all."""
-    rates: list[list[float]] = [[] for _ in ways]
+Measured = TypeVar("Measured")
+
+
+def in_turn(rounds: int, *ways: Callable[[], Measured]) -> list[list[Measured]]:
+    """Return what each way measures, A B C A B C, so that a drifting machine drifts for all."""
+    found: list[list[Measured]] = [[] for _ in ways]
     for _ in range(rounds):
-        for way, measured in zip(ways, rates, strict=True):
+        for way, measured in zip(ways, found, strict=True):
             measured.append(way())
-    return rates
+    return found
 
 
 def ratio(first: list[float], second: list[float]) -> float:
@@ -74,14 +78,14 @@ def bench_data(args: Namespace) -> None:
         _bench_memory(kind(root=args.root, batch_size=args.batch_size), args.rounds, args.seconds)
 
 
-def batches(data: DataModule, size: int) -> Batches:
+def batches(data: DataModule, size: int, device: torch.device | str = "cpu") -> Batches:
     """Yield training batches without end, as a training on one device gets them."""
     sampler, epoch = _sampler(data, size), 0
     while True:
         sampler.set_epoch(epoch)
         for content in data.loader("train", sampler, size):
-            data.indices(content)  # or the message about a corrupt image
-            yield data.training_batch(content, epoch)
+            host = data.indices(content).numpy()  # or the message about a corrupt image
+            yield data.training_batch(move_data_to_device(content, device), epoch, host)
         epoch += 1
 
 
@@ -147,7 +151,7 @@ def _bench_files(data: ImageFolder, reference: ImageFolder, rounds: int, seconds
     ours, plain = in_turn(
         rounds,
         lambda: rate(batches(data, BATCH), seconds),
-        lambda: rate(forever(_plain_loader(reference, size)), seconds),
+        lambda: rate(forever(plain_file_loader(reference, size, BATCH)), seconds),
     )
     print_rates({"reslightning": ours, f"torchvision, PIL and DataLoader on {reference.root}": plain})
     print(f"ratio {ratio(ours, plain):.2f}")
@@ -200,7 +204,8 @@ class _Plain(Dataset[Any]):
         return self.transform(image), self.labels[index]
 
 
-def _plain_loader(data: ImageFolder, size: int) -> DataLoader[Any]:
+def plain_file_loader(data: ImageFolder, size: int, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+    """Return torchvision's own way to crops of the same images."""
     from torchvision import transforms
 
     transform = transforms.Compose(
@@ -211,4 +216,5 @@ def _plain_loader(data: ImageFolder, size: int) -> DataLoader[Any]:
             transforms.Normalize(data.own_mean, data.own_std),
         ]
     )
-    return DataLoader(_Plain(data.images, transform), batch_size=BATCH, shuffle=True, drop_last=True)
+    images = _Plain(data.images, transform)
+    return DataLoader(images, batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers)

@@ -61,7 +61,7 @@ class Throughput(Callback):
             if self._working is None or self._working.query():
                 self._epoch_waited += max(arrived - self._ended, 0.0)
         if self._since is None and self._steps >= WARM_UP:
-            self._since, self._counted = _now(pl_module), 0
+            self._since, self._counted = now(pl_module.device), 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,11 +92,14 @@ class Throughput(Callback):
     def _pause(self, module: LightningModule) -> None:
         if self._since is not None:
             images, seconds = self._epoch
-            self._epoch = (images + self._counted, seconds + _now(module) - self._since)
+            self._epoch = (images + self._counted, seconds + now(module.device) - self._since)
             self._since = self._ended = None
 
 
-def _now(module: LightningModule) -> float:
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
+def now(device: torch.device) -> float:
+    """Return the seconds of a clock, once a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

@@ -1,0 +1,336 @@
+"""Ways to train that are measured in turn, each in processes of its own, which sleep while another one works.
+
+So no way has another's memory, allocator or compiled kernels, and each one's memory can be told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
+
+from reslightning.errors import TrainingError, UserError, meaning
+from reslightning.train.preemption import Preemption
+from reslightning.train.throughput import now
+
+WHOLE, PARTS = "whole", "parts"
+WITHOUT = ("agreement", "metrics")  # what a step of fit can be measured without
+
+
+class Turn(NamedTuple):
+    """What is to be measured: so many steps, as they are, by their parts, or without one of WITHOUT."""
+
+    steps: int
+    what: str = WHOLE
+
+
+@dataclass
+class Found:
+    """What a turn found: seconds a step, the most memory in bytes until then, and a step's seconds by parts."""
+
+    seconds: float
+    memory: int
+    parts: dict[str, float]
+
+
+class Turns:
+    """One process's end of a way: it works on while it is asked to measure, and sleeps else."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.device = torch.device("cpu")
+        self._left = 0
+        self._spent, self._since = 0.0, float("nan")
+        self._running = False
+
+    def wait(self) -> Turn:
+        """Sleep until a turn is asked for; its first step is not measured."""
+        self._turn: Turn = self._connection.recv()
+        self._left, self._spent, self._running = self._turn.steps, 0.0, False
+        return self._turn
+
+    def stepped(self) -> bool:
+        """Count a step, and return whether it is the turn's last one."""
+        if not self._running:
+            self._since, self._running = now(self.device), True
+            return False
+        self._left -= 1
+        if self._left == 0:
+            self.pause()
+        return self._left == 0
+
+    def pause(self) -> None:
+        """Leave out what comes now, until the next step but one begins: the end of an epoch, say."""
+        if self._running:
+            self._spent += now(self.device) - self._since
+            self._running = False
+
+    def tell(self, parts: dict[str, float]) -> None:
+        """Answer with what the turn took, and its parts in seconds."""
+        steps = self._turn.steps
+        each = {name: spent / steps for name, spent in parts.items()}
+        self._connection.send(Found(self._spent / steps, _memory(self.device), each))
+
+
+def _memory(device: torch.device) -> int:
+    """Return the most memory that this process had, of a GPU that it trains on, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# -- the processes -----------------------------------------------------------------------------------
+
+
+class Way:
+    """A way to train, in one process or in several that train together.
+
+    Args:
+        work: what its processes do, given their Turns: a function of a module, as it is sent to them.
+        environments: variables of each process.
+        threads: that each one computes with; none given means torch's own choice.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Turns], object],
+        environments: Sequence[dict[str, str]] = ({},),
+        threads: int | None = None,
+    ) -> None:
+        server = multiprocessing.get_context("forkserver")  # imports once, for all of them
+        server.set_forkserver_preload(["reslightning.cli.lightning_cli"])
+        self._processes, self._ends = [], []
+        for environment in environments:
+            end, other = server.Pipe()
+            process = server.Process(target=_live, args=(other, work, environment, threads), daemon=True)
+            process.start()
+            other.close()
+            self._processes.append(process)
+            self._ends.append(end)
+
+    def __enter__(self) -> Way:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes at once: nothing that they have is kept."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def measure(self, turn: Turn) -> Found:
+        """Let it train so many steps, and return what its slowest process found.
+
+        Raises:
+            UserError, TrainingError: what ended the way.
+        """
+        for end in self._ends:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and said why
+                end.send(turn)
+        found: list[Found] = []
+        while open_ := self._ends[len(found) :]:
+            found.append(_answer(open_[0]))
+        return max(found, key=lambda one: one.seconds)
+
+
+def _answer(end: Connection) -> Found:
+    try:
+        answer = end.recv()
+    except (EOFError, ConnectionResetError) as error:
+        raise TrainingError("a process that measures has gone; what it printed may say why") from error
+    if isinstance(answer, Exception):
+        raise answer
+    assert isinstance(answer, Found)
+    return answer
+
+
+def _live(
+    connection: Connection, work: Callable[[Turns], object], environment: dict[str, str], threads: int | None
+) -> None:
+    """Do a way's work until it is ended; say what ends it early."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks is told, too, and ends this one
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # a job's signals and processes are not this training's
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        work(Turns(connection))
+    except (EOFError, BrokenPipeError):
+        pass  # the process that asks has gone
+    except Exception as error:
+        known = error if isinstance(error, UserError | TrainingError) else meaning(error, [])
+        if known is None:
+            raise
+        connection.send(known)
+
+
+def times_as_fast(first: Sequence[Found], second: Sequence[Found]) -> float:
+    """Return how many times as fast the first way is: the median of the rounds' ratios."""
+    return statistics.median(b.seconds / a.seconds for a, b in zip(first, second, strict=True))
+
+
+def free_port() -> int:
+    """Return a port that processes of this machine can meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# -- fit ---------------------------------------------------------------------------------------------
+
+
+def fit(turns: Turns, words: Sequence[str]) -> None:
+    """Train as the command ``fit`` with these words does, and measure its own steps."""
+    from reslightning.cli.lightning_cli import CLI
+    from reslightning.commands.train import carry_out
+
+    InFit.turns = turns
+    callback = f"{InFit.__module__}.{InFit.__qualname__}"
+    endless = {"trainer.max_epochs": 10**6, "trainer.check_val_every_n_epoch": 10**6, "checkpoint_minutes": 10**6}
+    options = [word for name, value in endless.items() for word in (f"--{name}", str(value))]
+    line = ["fit", *words, *options, "--wandb.mode", "disabled", "--trainer.callbacks+", callback]
+    carry_out(lambda: CLI(line))
+
+
+class InFit(Callback):
+    """Measures the steps of the training that it is a callback of, epochs' ends left out."""
+
+    turns: ClassVar[Turns]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the first turn."""
+        if trainer.num_training_batches < 2:
+            raise UserError("an epoch has one step, and is too short to measure\nGive a smaller --batch_size.")
+        self.turns.device = pl_module.device
+        self._begin(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Measure, and wait behind a turn's last step."""
+        if self.turns.stepped():
+            self.turns.tell(self._parts.spent if self._parts else {})
+            self._restore()
+            self._begin(trainer, pl_module)
+        elif self._parts:
+            self._parts.go_on()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave out what is done between epochs."""
+        self.turns.pause()
+        if self._parts:
+            self._parts.pause()
+
+    def _begin(self, trainer: Trainer, module: LightningModule) -> None:
+        what = self.turns.wait().what
+        self._parts = Parts(self.turns.device) if what == PARTS else None
+        self._restore: Callable[[], object] = lambda: None
+        if self._parts:
+            self._restore = self._parts.watch(trainer, module)
+        elif what in WITHOUT:
+            self._restore = _without(what, trainer, module)
+
+
+def _without(what: str, trainer: Trainer, module: LightningModule) -> Callable[[], object]:
+    """Take agreement or metrics out of a step, and return what puts them back."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    preemption = next(one for one in callbacks if isinstance(one, Preemption))
+    taken: dict[str, list[tuple[Any, str]]] = {
+        "agreement": [(preemption, "on_train_batch_end")],
+        "metrics": [(module.train_metrics, "update"), (module, "on_before_optimizer_step"), (module, "_check")],
+    }
+    before = [(vars(owner), name, vars(owner).get(name)) for owner, name in taken[what]]
+    for attributes, name, _ in before:
+        attributes[name] = lambda *given, **named: None
+
+    def restore() -> None:
+        for attributes, name, own in before:
+            if own is None:
+                del attributes[name]  # the class's is looked up again
+            else:
+                attributes[name] = own
+
+    return restore
+
+
+class Parts(Profiler):
+    """Adds up the seconds of a step's parts, each without what is done within it.
+
+    Args:
+        device: what is waited for between them.
+    """
+
+    REST = "rest of the Trainer"
+    # The ends of what Lightning calls its actions.
+    ROWS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("train_dataloader_next", "on_before_batch_transfer"),
+        "transfer": ("transfer_batch_to_device",),
+        "augmentation": ("on_after_batch_transfer",),
+        "forward": ("forward",),
+        "loss and metrics": ("training_step", "].on_before_optimizer_step", "Throughput.on_train_batch_end"),
+        "backward": (".backward",),
+        "optimizer": ("].optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+        "agreement": ("Preemption.on_train_batch_end",),
+    }
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+        self._open: list[str] = []
+        self._last: float | None = None
+        self.spent = dict.fromkeys([*self.ROWS, self.REST], 0.0)
+
+    def watch(self, trainer: Trainer, module: LightningModule) -> Callable[[], object]:
+        """Be the Trainer's profiler; return what ends that."""
+        before = trainer.profiler  # type: ignore[attr-defined]
+        hooks = [
+            module.register_forward_pre_hook(lambda *_: self.start("forward")),
+            module.register_forward_hook(lambda *_: self.stop("forward")),
+        ]
+        trainer.profiler = self  # type: ignore[attr-defined]
+
+        def restore() -> None:
+            trainer.profiler = before  # type: ignore[attr-defined]
+            for hook in hooks:
+                hook.remove()
+
+        return restore
+
+    def go_on(self) -> None:
+        """Count from now on."""
+        self._last = now(self._device) if self._last is None else self._last
+
+    def pause(self) -> None:
+        """Count nothing, until it goes on."""
+        self._lap()
+        self._last = None
+
+    def start(self, action_name: str) -> None:
+        """Begin an action, within another one perhaps."""
+        self._lap()
+        self._open.append(next((row for row, ends in self.ROWS.items() if action_name.endswith(ends)), self.REST))
+
+    def stop(self, action_name: str) -> None:
+        """End the innermost action."""
+        self._lap()
+        if self._open:  # what was begun before is not
+            self._open.pop()
+
+    def _lap(self) -> None:
+        if self._last is not None:
+            at = now(self._device)
+            self.spent[self._open[-1] if self._open else self.REST] += at - self._last
+            self._last = at
