@@ -68,7 +68,7 @@ def _places(device: torch.device, most: int) -> tuple[int, int]:
             raise UserError(f"--processes has {most}, one a GPU, and here are {there}; give fewer, or --device cpu")
         return there, torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
-    threads = max(cores // most, 1)
+    threads = min(max(cores // most, 1), torch.get_num_threads())  # which $OMP_NUM_THREADS limits
     return cores // threads, threads
 
 

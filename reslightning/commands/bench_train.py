@@ -10,6 +10,7 @@ import platform
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def bench_train(args: Namespace) -> None:
     if unknown := set(against) - set(AGAINST):
         raise UserError(f"--against={args.against} names {', '.join(unknown)}; allowed: {', '.join(AGAINST)}")
     images = f"images of {work.size} x {work.size}" if work.size else "its images"
-    print(f"{work.arch}, {work.data}, batches of {work.batch_size} {images}; {hardware(work.device)}")
+    print(f"{work.arch}, {work.data}, batches of {work.batch_size} {images}; {hardware(work.device)}", flush=True)
     if "compiled" in against and (missing := _no_compiler(work.device)):
         print(f"  not measured: torch.compile, which needs {missing}")
         against.remove("compiled")
@@ -202,9 +203,9 @@ def bench_train(args: Namespace) -> None:
         ways = {}
         for name, made in _ways(work, against, Path(folder)).items():
             way = ended.enter_context(Way(made))
-            warmed = way.measure(Turn(WARM_UP))
-            if "compile" in name:
-                print(f"  {warmed.seconds * WARM_UP:.0f} s of steps until it is compiled: {name}", flush=True)
+            start = time.perf_counter()
+            way.measure(Turn(WARM_UP))
+            print(f"  {time.perf_counter() - start:5.1f} s to start, and {WARM_UP} steps: {name}", flush=True)
             ways[name] = way
         print(f"{args.rounds} rounds of {args.steps} steps in turn, each way in a process of its own", flush=True)
         turns = [functools.partial(way.measure, Turn(args.steps)) for way in ways.values()]

@@ -116,7 +116,7 @@ class Way:
         self._processes, self._ends = [], []
         for environment in environments:
             end, other = server.Pipe()
-            process = server.Process(target=_live, args=(other, work, environment, threads), daemon=True)
+            process = server.Process(target=_live, args=(other, work, environment, threads))
             process.start()
             other.close()
             self._processes.append(process)
@@ -165,6 +165,7 @@ def _live(
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # a job's signals and processes are not this training's
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # as in a new Python
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if threads:
         torch.set_num_threads(threads)
@@ -280,9 +281,13 @@ class Parts(Profiler):
         "transfer": ("transfer_batch_to_device",),
         "augmentation": ("on_after_batch_transfer",),
         "forward": ("forward",),
-        "loss and metrics": ("training_step", "].on_before_optimizer_step", "Throughput.on_train_batch_end"),
+        "loss and metrics": (
+            "training_step",
+            "ImageClassifier.on_before_optimizer_step",
+            "Throughput.on_train_batch_end",
+        ),
         "backward": (".backward",),
-        "optimizer": ("].optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+        "optimizer": (".optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
         "agreement": ("Preemption.on_train_batch_end",),
     }
 

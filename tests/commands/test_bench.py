@@ -31,13 +31,6 @@ def test_bench_data_of_files(cli, tmp_path):
     assert sum(spent) == pytest.approx(1000 / ours, rel=0.7)
 
 
-def test_bench_train(cli, cifar_root):
-    result = cli(f"bench train --root {cifar_root} --arch resnet8 --batch_size 16 --rounds 1 --steps 3")
-    assert result.status == 0
-    assert len(re.findall(r"[\d,]+ images/s", result.out)) == 3
-    assert "the Trainer costs" in result.out
-
-
 def test_bench_without_data(cli):
     result = cli("bench data --root nowhere")
     assert result.status == 2

@@ -1,5 +1,6 @@
 """bench train and bench scale measure what they say, on a small scale, and name what they cannot measure."""
 
+import multiprocessing
 import re
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from reslightning.commands import bench_train
 from reslightning.commands.bench_ways import Found, Parts, Turn, Turns, Way, times_as_fast
 from reslightning.errors import TrainingError, UserError
+from tests.images import tree
 
 SMALL = "--arch resnet8 --batch_size 16 --size 8 --rounds 2 --steps 3"
 
@@ -36,8 +38,6 @@ def test_every_way_is_measured_and_the_parts_add_up(cli):
 
 
 def test_images_in_memory_and_in_files(cli, tmp_path):
-    from tests.images import tree
-
     result = cli(f"bench train --data Digits {SMALL.replace('--size 8 ', '')} --rounds 1 --against plain")
     assert result.status == 0, result.err
     root = tree(tmp_path / "tree", train=20)
@@ -96,13 +96,16 @@ def test_what_ends_a_way_is_said(work, kind, said):
 
 
 def test_no_process_stays():
-    with Way(waits) as way, pytest.raises(KeyboardInterrupt):
-        way.measure(Turn(1))
-        (process,) = way._processes
-        assert process.is_alive()
-        way.__exit__()
-        assert not process.is_alive()
-        raise KeyboardInterrupt
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt), Way(waits) as way:
+        interrupted(way)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def interrupted(way: Way) -> None:
+    way.measure(Turn(1))
+    assert any(child.is_alive() for child in multiprocessing.active_children())
+    raise KeyboardInterrupt
 
 
 def test_several_processes(cli):
