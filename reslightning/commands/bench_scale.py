@@ -28,7 +28,7 @@ def bench_scale(args: Namespace) -> None:
     if work.device.type == "cpu":
         print(f"  {threads} thread{'s' * (threads > 1)} each")
     if max(numbers) > places:
-        print(f"  {max(numbers)} processes are more than {places} CPU cores: efficiency counts the cores")
+        print(f"  only {places} have cores of their own: by that number efficiency goes where there are more")
     print(
         f"{args.rounds} rounds of {args.steps} steps in turn: whole, without {', without '.join(WITHOUT)}", flush=True
     )

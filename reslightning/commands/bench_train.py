@@ -247,12 +247,12 @@ def _no_compiler(device: torch.device) -> str | None:
 
 
 def _print_rates(found: dict[str, list[Found]], batch_size: int) -> None:
-    print("   images/s                           peak memory")
+    print("   images/s  lowest to highest   peak memory")
     for name, turns in found.items():
         rates = [batch_size / one.seconds for one in turns]
-        spread = f"({min(rates):,.0f} to {max(rates):,.0f})"
+        spread = f"{min(rates):,.1f} to {max(rates):,.1f}"
         memory = max(one.memory for one in turns) / 1e9
-        print(f"  {statistics.median(rates):>9,.1f} {spread:>20} {memory:>10.2f} GB   {name}")
+        print(f"  {statistics.median(rates):>9,.1f}  {spread:>18}  {memory:>8.2f} GB   {name}")
 
 
 def _print_ratios(found: dict[str, list[Found]]) -> None:
@@ -261,9 +261,10 @@ def _print_ratios(found: dict[str, list[Found]]) -> None:
 
     if (ratio := times(FIT, PLAIN)) is not None:
         print(f"fit is {ratio:.2f} times as fast as the hand-written fp32 loop")
-    for name, first, second in (("", FIT, LOOP), (" both compiled:", COMPILED_FIT, COMPILED_LOOP)):
+    for compiled, first, second in (("", FIT, LOOP), ("compiled, ", COMPILED_FIT, COMPILED_LOOP)):
         if (ratio := times(first, second)) is not None:
-            print(f"the Trainer costs{name} {100 * (1 / ratio - 1):.1f} % over the bare loop; {ratio:.3f} of its rate")
+            cost = f"{100 * (1 / ratio - 1):.1f} %"
+            print(f"{compiled}the Trainer costs {cost} over the bare loop, and reaches {ratio:.3f} of its rate")
     if (ratio := times(COMPILED_FIT, FIT)) is not None:
         print(f"torch.compile makes fit {ratio:.2f} times as fast")
 
@@ -280,13 +281,13 @@ def _print_parts(found: Found, device: torch.device) -> None:
 def _print_arithmetic(found: dict[str, list[Found]], work: Work) -> None:
     rates = {name: matrix_rate(work.device, kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     said = " and ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
-    print(f"products of square matrices: {said}")
+    print(f"products of large matrices reach {said}; of a step, {PASSES} forward passes' multiply-adds counted,")
     operations = 2 * PASSES * cost(work.arch, image_size=work.size).multiply_adds * work.batch_size
     for name, turns in found.items():
         kind = "fp32" if name == PLAIN else "bf16"
         reached = operations / statistics.median(one.seconds for one in turns)
         share = 100 * reached / rates[kind]
-        print(f"  {reached / 1e9:>9,.0f} GFLOP/s, {share:3.0f} % of them in {kind}: {name}")
+        print(f"  {reached / 1e9:>9,.0f} GFLOP/s  {share:3.0f} % of those in {kind}   {name}")
 
 
 def matrix_rate(device: torch.device, kind: torch.dtype) -> float:
