@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reslightning.compare.columns import COLUMNS
 from reslightning.compare.groups import Table, statistic
 from reslightning.compare.labels import labels
 from reslightning.errors import UserError
@@ -27,12 +28,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("solid", "dashed", "dotted", "dashdot")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARKED = 12  # of a curve's points
+LEVEL = 1.1  # the width of a published value's line, in points
 
 
 class Curve(NamedTuple):
     """One line of a figure: errors in percent, with the standard deviation over runs around their mean.
 
-    A run or group has one look; ``runs`` is how many the mean is over.
+    A run or group has one look; ``runs`` is how many the mean is over; ``published`` is the error that was published of
+    its validation's kind, None where none was.
     """
 
     label: str
@@ -45,6 +48,7 @@ class Curve(NamedTuple):
     style: str
     marker: str
     runs: int
+    published: float | None = None
 
 
 def look(number: int) -> tuple[str, str, str]:
@@ -75,9 +79,10 @@ def curves(tables: Sequence[Table], over: str) -> tuple[list[Curve], list[str]]:
                 end = f"ends at {over} {shared[-1]:g}" if shared else "is missing"
                 notes.append(f"{label}: the curve of {len(lines)} of its {count} runs {end}, as the shortest of them")
             if shared:
-                found.append(
-                    _curve(label, split, {place: [line[place] for line in lines] for place in shared}, look(number))
-                )
+                errors = {place: [line[place] for line in lines] for place in shared}
+                known = group.value(COLUMNS["published"]) if split == "val" else None
+                published = known if isinstance(known, float) else None
+                found.append(_curve(label, split, errors, look(number))._replace(published=published))
     return found, notes
 
 
@@ -105,11 +110,12 @@ def _place(run: RunRecord, row: dict[str, float], over: str) -> float | None:
 
 
 def legend(lines: Sequence[Curve]) -> list[str]:
-    """Return what lines and bands mean."""
+    """Return what lines, bands and levels mean."""
     counts = sorted({line.runs for line in lines if line.runs > 1})
     over = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
     band = [f"band: ± standard deviation over {over} runs"] if counts else []
-    return ["thin: training", "bold: validation", *band]
+    level = ["level: published"] if any(line.published is not None for line in lines) else []
+    return ["thin: training", "bold: validation", *band, *level]
 
 
 def check_suffix(path: Path) -> None:
@@ -182,6 +188,8 @@ def _draw(axes: Any, lines: Sequence[Curve], *, log: bool) -> None:
             every = -(-len(line.x) // MARKED)
             drawn |= {"label": wrapped(line.label), "marker": line.marker, "markersize": 4.5, "markevery": every}
         axes.plot(line.x, line.y, **drawn)
+        if line.published is not None:
+            axes.axhline(line.published, color=line.colour, ls=line.style, linewidth=LEVEL)
         if line.low != line.high:
             low = [max(value, least) for value in line.low]
             axes.fill_between(line.x, low, line.high, color=line.colour, alpha=0.15, linewidth=0)
@@ -198,7 +206,8 @@ def _scale(axes: Any, lines: Sequence[Curve], *, log: bool, over: str) -> None:
         axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
         return
     axes.set_yscale("log", nonpositive="mask")  # no line down to an error of 0
-    low = min((y for line in lines for y in line.y if y > 0), default=1) / 2
+    levels = [line.published for line in lines if line.published is not None]
+    low = min((y for y in (*levels, *(y for line in lines for y in line.y)) if y > 0), default=1) / 2
     high = max(2 * low, *(y for line in lines for y in line.high))
     axes.set_ylim(low, 1.1 * high)
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if high > 10 * low else ticker.AutoLocator())

@@ -89,7 +89,8 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
 
     if not lines:
         return "", ""
-    low, high = min(min(line.low) for line in lines), max(max(line.high) for line in lines)
+    levels = [line.published for line in lines if line.published is not None]
+    low, high = min(levels + [min(line.low) for line in lines]), max(max(line.high) for line in lines)
     plot = figure(
         y_range=DataRange1d(start=max(0, low - (high - low) / 20)),
         frame_height=420,
@@ -107,6 +108,10 @@ def _curves(lines: Sequence[Curve], over: str) -> tuple[str, str]:
         width = 2.2 if line.split == "val" else 0.8
         shown = plot.line(line.x, line.y, color=line.colour, line_width=width, legend_label=line.label)
         shown.glyph.line_dash = line.style
+        if line.published is not None:
+            ends = [line.x[0], line.x[-1]]
+            level = plot.line(ends, [line.published] * 2, color=line.colour, line_width=1.2, legend_label=line.label)
+            level.glyph.line_dash = line.style
     plot.legend.click_policy = "hide"
     plot.legend.label_text_font_size = "9pt"
     plot.legend.ncols = max(1, LETTERS // max(len(line.label) for line in lines))

@@ -31,6 +31,7 @@ from reslightning.track.wandb_logger import SafeWandbLogger, start_wandb, wandb_
 from reslightning.track.wandb_settings import Wandb
 from reslightning.train.checks import check
 from reslightning.train.classifier import ImageClassifier
+from reslightning.train.memory import keep_freed_memory
 from reslightning.train.messages import describe, result, run_cost, verdict, wrapped
 from reslightning.train.optim import OPTIMIZERS, check_state
 from reslightning.train.preemption import Preemption
@@ -80,6 +81,8 @@ class Segment:
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
         check(data, trainer)
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         self._checkpoint(trainer, model, start)
         if self.leads:
             self.run.open()

@@ -104,6 +104,29 @@ def test_bands_are_what_the_table_says():
     assert legend([line for line in lines if line.runs == 1]) == ["thin: training", "bold: validation"]
 
 
+def test_what_was_published_stands_beside_the_curves(cli, tmp_path):
+    """Of the network, data and protocol alone: a level of each curve's colour, within the axes."""
+    facts = {"dataset": "CIFAR10", "protocol": "center", "val_source": "test"}
+    known, other = (
+        record(arch, [30, 20], **(facts | {"arch": arch, "n_samples": {"val": 10000}}))
+        for arch in ("resnet56", "resnet8")
+    )
+    lines, _ = curves([Table("title", [Group([known]), Group([other])])], "epoch")
+    assert [line.published for line in lines] == [None, 6.97, None, None]
+    assert legend(lines)[-1] == "level: published"
+    for log in (False, True):
+        figure = draw(lines, log=log, over="epoch")
+        (axes,) = figure.axes
+        (level,) = (line for line in axes.lines if set(line.get_ydata()) == {6.97})
+        assert level.get_color() == lines[1].colour
+        assert axes.get_ylim()[0] < 6.97 < axes.get_ylim()[1]
+        pyplot.close(figure)
+    rows = made(tmp_path / "runs", "a", arch="resnet56", top1=0.9) / "metrics.csv"
+    rows.write_text(rows.read_text().replace(",359,", ",10000,"))  # the whole test set
+    assert cli("compare runs --html page.html").status == 0
+    assert "level: published" in Path("page.html").read_text()
+
+
 def test_lines_are_told_apart_without_their_colours():
     groups = [Group([record(f"run{number}", [50, 20])]) for number in range(24)]
     figure = draw(curves([Table("title", groups)], "epoch")[0], log=False, over="epoch")
