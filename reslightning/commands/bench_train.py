@@ -28,6 +28,7 @@ from reslightning.data.synthetic import SYNTHETIC, data_set
 from reslightning.errors import UserError
 from reslightning.models.architectures import check_trainable, cost, get_architecture
 from reslightning.models.resnet import build_model
+from reslightning.train.memory import keep_freed_memory
 from reslightning.train.optim import Optim, make_optimizer
 from reslightning.train.throughput import WARM_UP, now
 
@@ -147,8 +148,10 @@ def _processor() -> str:
 
 
 def by_hand(turns: Turns, work: Work, *, fast: bool, compiled: bool) -> None:
-    """Train in a bare loop: as ``fit`` does, or in fp32 over torchvision's own loader."""
+    """Train in a bare loop: as ``fit`` does, in all but the Trainer, or in fp32 over torchvision's own loader."""
     turns.device = work.device
+    if fast and work.device.type == "cpu":
+        keep_freed_memory()
     if work.device.type == "cuda":
         torch.cuda.set_device(work.device)
         torch.backends.cudnn.benchmark = fast
