@@ -29,9 +29,8 @@ def bench_scale(args: Namespace) -> None:
         print(f"  {threads} thread{'s' * (threads > 1)} each")
     if max(numbers) > places:
         print(f"  only {places} have cores of their own: by that number efficiency goes where there are more")
-    print(
-        f"{args.rounds} rounds of {args.steps} steps in turn: whole, without {', without '.join(WITHOUT)}", flush=True
-    )
+    print(f"{args.rounds} rounds of {args.steps} steps in turn, as they are and without what stands at the right;")
+    print("efficiency is images/s for each process, beside the first line's", flush=True)
     print("  processes   steps/s    images/s   efficiency   " + "   ".join(f"{name:>15}" for name in WITHOUT))
     first: float | None = None
     for number in numbers:
@@ -51,8 +50,8 @@ def _cost(whole: list[Found], without: list[Found]) -> str:
 
 
 def _numbers(given: str) -> list[int]:
-    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", given):
-        raise UserError(f"--processes={given} is not allowed; allowed: whole numbers with commas between, like 1,2,4")
+    if not re.fullmatch(r"[1-9]\d?(,[1-9]\d?)*", given):
+        raise UserError(f"--processes={given} is not allowed; allowed: numbers from 1 to 99, with commas, like 1,2,4")
     return [int(number) for number in given.split(",")]
 
 

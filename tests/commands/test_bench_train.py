@@ -159,7 +159,7 @@ def test_two_processes_agree_and_count(cli):
         ("train --processes 2", "--processes=2 is nothing to bench train"),
         ("train --root nowhere --against plain", "no CIFAR10 under"),
         ("scale --against loop", "--against=loop is nothing to bench scale of synthetic images; it is an option of"),
-        ("scale --processes 0,1", "--processes=0,1 is not allowed; allowed: whole numbers with commas between"),
+        ("scale --processes 0,1", "--processes=0,1 is not allowed; allowed: numbers from 1 to 99"),
         ("data --data synthetic", "--data=synthetic is nothing to bench data"),
         ("data --device cpu", "--device=cpu is nothing to bench data of images in memory"),
         ("evaluate --size 0", "--size=0 is not allowed"),
