@@ -14,8 +14,9 @@ import torch
 from jsonargparse import Namespace
 
 from reslightning.commands.bench_data import in_turn
+from reslightning.commands.bench_fit import fit
 from reslightning.commands.bench_train import Work, chosen, hardware
-from reslightning.commands.bench_ways import WHOLE, WITHOUT, Found, Turn, Way, fit, free_port, times_as_fast
+from reslightning.commands.bench_ways import WHOLE, WITHOUT, Found, Turn, Way, free_port, times_as_fast
 from reslightning.errors import UserError
 from reslightning.train.throughput import WARM_UP
 

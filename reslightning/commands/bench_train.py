@@ -22,7 +22,8 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from reslightning.commands.bench_data import Batches, batches, forever, in_turn, plain_file_loader, plain_memory_loader
-from reslightning.commands.bench_ways import PARTS, Found, Turn, Turns, Way, fit, times_as_fast
+from reslightning.commands.bench_fit import fit
+from reslightning.commands.bench_ways import PARTS, Found, Turn, Turns, Way, times_as_fast
 from reslightning.data.base import DataModule
 from reslightning.data.synthetic import SYNTHETIC, data_set
 from reslightning.errors import UserError

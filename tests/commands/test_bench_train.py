@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from reslightning.commands import bench_train
-from reslightning.commands.bench_ways import Found, Parts, Turn, Turns, Way, times_as_fast
+from reslightning.commands.bench_fit import Parts
+from reslightning.commands.bench_ways import Found, Turn, Turns, Way, times_as_fast
 from reslightning.errors import TrainingError, UserError
 from tests.images import tree
 
