@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import gc
 import json
 import os
 import shlex
@@ -32,6 +34,26 @@ class Result:
     status: int
     out: str
     err: str
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Any:
+    """Import everything without looking for garbage, for which what is imported is not searched later, either."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut():
+    """No test cuts the power: what is written need not wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
