@@ -24,9 +24,10 @@ from reslightning.__main__ import main
 from reslightning.errors import SIGNALS
 
 SHARED = Path(os.environ.get("RESLIGHTNING_SHARED", Path(__file__).parents[2] / "shared"))
-# Half a second of real training: 5 steps of 256 digits an epoch, validated on 359.
+# A few tenths of a second of real training: 5 steps of 256 digits an epoch, validated on 359.
 OPTIONS = "--model.arch resnet8 --data.batch_size 256 --model.schedule.warmup 1 --wandb.mode disabled"
 SMALL = f"--data tests.small.Thumbnails {OPTIONS}"
+LARGER = f"--data tests.small.Originals {OPTIONS}"  # of 8 x 8 pixels
 
 
 @dataclass
