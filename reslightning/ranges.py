@@ -9,6 +9,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -56,7 +57,8 @@ SEED = Range("a whole number in [0, 4294967295]")
 HIDDEN = ("self", "cls")
 
 
-def parameters(owner: Callable[..., Any], *, ranges: bool = False) -> dict[str, Any]:
+@cache
+def parameters(owner: Callable[..., Any], *, ranges: bool = False) -> Mapping[str, Any]:
     """Return the types of a constructor's parameters, its bases' too, which take what it passes on, or of a function's.
 
     Args:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import gc
 import json
 import os
 import shlex
@@ -22,9 +24,10 @@ from reslightning.__main__ import main
 from reslightning.errors import SIGNALS
 
 SHARED = Path(os.environ.get("RESLIGHTNING_SHARED", Path(__file__).parents[2] / "shared"))
-# Half a second of real training: 5 steps of 256 digits an epoch, validated on 359.
+# A few tenths of a second of real training: 5 steps of 256 digits an epoch, validated on 359.
 OPTIONS = "--model.arch resnet8 --data.batch_size 256 --model.schedule.warmup 1 --wandb.mode disabled"
 SMALL = f"--data tests.small.Thumbnails {OPTIONS}"
+LARGER = f"--data tests.small.Originals {OPTIONS}"  # of 8 x 8 pixels
 
 
 @dataclass
@@ -32,6 +35,26 @@ class Result:
     status: int
     out: str
     err: str
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Any:
+    """Import everything without looking for garbage, for which what is imported is not searched later, either."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut():
+    """No test cuts the power: what is written need not wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

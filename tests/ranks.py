@@ -12,10 +12,12 @@ import pickle
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 TWO = "--trainer.devices 2 --trainer.accelerator cpu"
 
@@ -75,13 +77,19 @@ def _main(words: Sequence[str], environ: dict[str, str], out: str) -> None:
         atexit._run_exitfuncs()  # multiprocessing leaves without
 
 
+def forked(target: Callable[..., None], *given: Any) -> ForkServerProcess:
+    """Start a function in a process that has imported the command line, and has no threads."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.imported"])
+    process = server.Process(target=target, args=given)
+    with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1])):
+        process.start()
+    return process
+
+
 def start(line: str, out: Path) -> ForkServerProcess:
     """Start a command line as a process of its own, whose output is appended to a file."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["reslightning.cli.lightning_cli"])
-    process = server.Process(target=_main, args=(shlex.split(line), dict(os.environ), str(out)))
-    process.start()
-    return process
+    return forked(_main, shlex.split(line), dict(os.environ), str(out))
 
 
 def run(line: str, status: int = 0) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ def declared() -> dict[str, Any]:
     return found | _named("trainer", trainer | {name: Annotated[trainer[name], TRAINING[name]] for name in TRAINING})
 
 
-def _named(group: str, types: dict[str, Any]) -> dict[str, Any]:
+def _named(group: str, types: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{group}.{name}": kind for name, kind in types.items()}
 
 

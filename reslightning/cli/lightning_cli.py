@@ -186,15 +186,15 @@ class CLI(LightningCLI):
                 super().instantiate_classes()
         except UserError:
             if self.subcommand == "fit" and self.fingerprint is None and not self._options.fresh:
-                run, config = self._find_run(), yaml.safe_load(self._text())
+                config = yaml.safe_load(self._text())
+                run = self._find_run(config)
                 there = load_config(run.config) if run.config.is_file() else {}
                 if run.summary.get("status") == "finished" and places(there) == places(config):
                     self._show(run)
             raise
 
-    def _find_run(self) -> Run:
+    def _find_run(self, config: Mapping[str, Any]) -> Run:
         options = self._options
-        config = yaml.safe_load(self._text())
         return find_run(config, options.run_dir, options.config or [], self.fingerprint, fresh=options.fresh)
 
     @staticmethod
@@ -213,7 +213,7 @@ class CLI(LightningCLI):
             )
         config = yaml.safe_load(text)
         self.fingerprint = fingerprint(self.model, self.datamodule)
-        self.run = self._find_run()
+        self.run = self._find_run(config)
         if self.run.summary.get("status") == "finished":
             self._show(self.run)
         self._read_as_before()

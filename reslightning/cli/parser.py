@@ -6,6 +6,7 @@ import argparse
 import itertools
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NoReturn, get_args
 
 import jsonargparse
@@ -30,8 +31,13 @@ _load = jsonargparse.get_loader("yaml")
 
 def _load_strictly(text: str) -> Any:
     """Return a value given on the command line or in a config, once it is known to mean one thing."""
-    yaml.load(text, Loader)
+    _read_strictly(text)
     return _load(text)
+
+
+@lru_cache
+def _read_strictly(text: str) -> None:
+    yaml.load(text, Loader)
 
 
 class Dumper(yaml.SafeDumper):

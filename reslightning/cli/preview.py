@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+import yaml
+
 from reslightning.cli.choice import RUN_DIR_VARIABLE
 from reslightning.cli.explain import unwrapped
 from reslightning.cli.lightning_cli import CLI, devices, fingerprint
@@ -54,7 +56,7 @@ class Preview(CLI):
         built.data.micro_batch_size(self.nodes * self.devices, self._options.trainer.accumulate_grad_batches)
         with contextlib.suppress(UserError):  # the nodes may have what is not here
             self.fingerprint = fingerprint(built.model, built.data)
-        self.run = self._find_run()
+        self.run = self._find_run(yaml.safe_load(self.text))
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
     def _set_seed(self) -> None:

@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.choice import check_output, find_weights
 from reslightning.cli.configs import last_value
+from reslightning.cli.loading import loading
 from reslightning.cli.parser import CommandParser, add_network
 from reslightning.cli.showing import shows
 from reslightning.commands import train
@@ -43,11 +44,10 @@ def main(argv: list[str]) -> int:
 
     listing = Listing(args.pictures, getattr(sys.stdin, "buffer", None))  # which may be closed
     _check_apart(args, weights, listing)
-    if sys.stderr.isatty():
-        print("loading torch and Lightning", file=sys.stderr, flush=True)
-    from reslightning.cli.quiet import quiet
-    from reslightning.commands.predict_pictures import answer
-    from reslightning.data.workers import end_workers
+    with loading():
+        from reslightning.cli.quiet import quiet
+        from reslightning.commands.predict_pictures import answer
+        from reslightning.data.workers import end_workers
 
     try:
         with quiet():  # once Lightning is there, which sets how loud it is

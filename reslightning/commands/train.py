@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
+from reslightning.cli.loading import loading
 from reslightning.cli.options import check_options
 from reslightning.cli.showing import shows
 from reslightning.errors import UserError
@@ -19,9 +20,8 @@ def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands."""
     if "torch" not in sys.modules and not shows(argv):
         check_options(argv)  # what torch is not needed for is said before it is loaded
-        if sys.stderr.isatty():
-            print("loading torch and Lightning", file=sys.stderr, flush=True)
-    from reslightning.cli.lightning_cli import CLI
+    with loading(aloud=not shows(argv)):
+        from reslightning.cli.lightning_cli import CLI
 
     carry_out(lambda: CLI(argv))
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,11 +24,18 @@ class Digits(InMemory):
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return 1,438 training or 359 test images, 8x8 grey levels brought to 32x32 RGB."""
-        from sklearn.datasets import load_digits
+        images, labels = _shuffled()
+        part = slice(359, None) if train else slice(359)
+        return images[part].clone(), labels[part].clone()
 
-        digits = load_digits()
-        order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
-        part = order[359:] if train else order[:359]
-        grey = torch.from_numpy(digits.images)[part, None] * (255 / 16)
-        images = F.interpolate(grey, size=32, mode="bilinear").round().to(torch.uint8)
-        return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)[part].long()
+
+@cache
+def _shuffled() -> tuple[Tensor, Tensor]:
+    """Return all images [1797, 3, 32, 32], uint8, and labels [1797], int64, read from text once a process."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+    grey = torch.from_numpy(digits.images)[order, None] * (255 / 16)
+    images = F.interpolate(grey, size=32, mode="bilinear").round().to(torch.uint8)
+    return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)[order].long()

@@ -74,8 +74,8 @@ def programs(folder):
 @pytest.mark.parametrize(
     ("arch", "options"),
     [
-        ("resnet20", {}),
-        ("resnet14", {"version": "v2"}),
+        ("resnet8", {}),
+        ("resnet8", {"version": "v2"}),
         pytest.param("plain20", {}, marks=pytest.mark.slow),
         pytest.param("resnet50", {}, marks=pytest.mark.slow),
     ],
@@ -320,7 +320,7 @@ def test_the_readme_says_how_the_run_was_trained_and_which_checkpoint_it_is(cli,
     assert "the weights start.pth, content 0123456789abcdef" in text
     assert re.search(r"seed 0, best.ckpt behind epoch \d", text)
     assert "somebody" not in text
-    assert "It is given at 8 x 8 pixels, as its data set has it." in text
+    assert "It is given at 4 x 4 pixels, as its data set has it." in text
 
 
 def test_held_out_images_are_called_the_same_in_both_places(cli, tmp_path):

@@ -277,7 +277,7 @@ def test_a_stopped_evaluation_leaves_what_was_there(cli, trained, tmp_path):
         ("predict --average logits", "--average means nothing to predict; it is an option of validate and test"),
         (
             "test --protocol ten-crop",
-            "--protocol ten-crop is of pictures of any size, and Thumbnails has images of 8",
+            "--protocol ten-crop is of pictures of any size, and Thumbnails has images of 4",
         ),
         (
             "validate --protocol multi-scale",

@@ -16,7 +16,7 @@ from reslightning.cli.parser import CommandParser, options
 from reslightning.data import registry
 from reslightning.ranges import literals, parameters
 
-SMALL = "--data tests.small.Thumbnails --model.arch resnet8 --data.batch_size 256 --wandb.mode disabled"
+SMALL = "--data tests.small.Originals --model.arch resnet8 --data.batch_size 256 --wandb.mode disabled"
 # Behind everything else, so that what is trained or measured ends soon whatever is given.
 SHORT = {
     "fit": "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1",
@@ -159,8 +159,8 @@ def fixed(flags: str) -> list[tuple[str, str]]:
 
 def trainer(draw: random.Random, command: str) -> tuple[list[str], list[tuple[str, str]], dict[str, str]]:
     """Return words, options and configs of fit, validate, test or predict."""
-    data = draw.choice(["tests.small.Thumbnails"] * 6 + list(registry.DATA_SETS))
-    words = shlex.split(SMALL.replace("tests.small.Thumbnails", data))
+    data = draw.choice(["tests.small.Originals"] * 6 + list(registry.DATA_SETS))
+    words = shlex.split(SMALL.replace("tests.small.Originals", data))
     given = drawn(draw, typed(command, data))
     files = {}
     if command != "fit":

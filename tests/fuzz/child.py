@@ -27,6 +27,7 @@ import yaml
 
 import reslightning
 from reslightning import __main__
+from reslightning.cli.loading import loading
 from tests.fuzz.cases import SHORT, SMALL, Case
 from tests.images import tree
 
@@ -50,12 +51,13 @@ class Ended:
 
 def prepare(folder: Path) -> Path:
     """Import everything, and make what a case finds: a run, images, an empty folder, a text, a link to itself."""
-    for module in pkgutil.walk_packages(reslightning.__path__, "reslightning."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    with loading(aloud=False):
+        for module in pkgutil.walk_packages(reslightning.__path__, "reslightning."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        for name in ("matplotlib.pyplot", "sklearn.datasets", "wandb", "tests.small", "jinja2", "bokeh"):
+            importlib.import_module(name)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("matplotlib.pyplot", "sklearn.datasets", "wandb", "tests.small", "jinja2", "bokeh"):
-        importlib.import_module(name)
     scene = folder / "scene"
     scene.mkdir()
     ended = run(Case(["fit", *SMALL.split(), *SHORT["fit"].split(), "--run_dir", "run"]), scene, folder / "made")

@@ -1,49 +1,41 @@
-"""A process that has imported everything and has no threads, from which cases are forked: ``python -m`` this."""
+"""A process that has imported everything and has no threads, from which cases are forked."""
 
+import multiprocessing
 import os
-import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from tests.ranks import forked
 
 
 class Server:
     """Calls functions in such a process: what is forked from one with threads may wait for ever for their locks."""
 
     def __init__(self) -> None:
-        words = [sys.executable, "-m", "tests.fuzz.server"]
-        root = str(Path(__file__).parents[2])
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
+        self._ours, theirs = multiprocessing.Pipe()
+        self._process = forked(_answer, theirs, dict(os.environ))
+        theirs.close()
 
     def __call__(self, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
         """Return what a function returns there; of a generator a list."""
-        assert self._process.stdin
-        assert self._process.stdout
-        pickle.dump((function, given, options), self._process.stdin)
-        self._process.stdin.flush()
-        return pickle.load(self._process.stdout)
+        self._ours.send((function, given, options))
+        return self._ours.recv()
 
     def close(self) -> None:
         """End the process, which has nothing to lose."""
         self._process.kill()
-        self._process.communicate()
+        self._process.join()
 
 
-def main() -> None:
+def _answer(requests: Connection, environ: dict[str, str]) -> None:
     """Answer until there are no more requests."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    multiprocessing.set_start_method(None, force=True)  # as in a new Python
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(Path(__file__).parents[2])
     while True:
-        try:
-            function, given, options = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
+        function, given, options = requests.recv()
         result = function(*given, **options)
-        pickle.dump(list(result) if isinstance(result, Iterator) else result, answers)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
+        requests.send(list(result) if isinstance(result, Iterator) else result)

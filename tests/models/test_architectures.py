@@ -60,11 +60,15 @@ def measured(model: nn.Module, size: int) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("name", "shortcut"),
     [
-        *product(["resnet18", "resnet50", "resnet20", "resnet164", "resnet50_cifar"], ["A", "B", "C"]),
+        *product(["resnet18", "resnet50", "resnet20", "short164", "resnet50_cifar"], ["A", "B", "C"]),
         *product(["plain18", "plain20"], [None]),
     ],
 )
-def test_the_arithmetic_is_the_networks(name, shortcut, version, norm):
+def test_the_arithmetic_is_the_networks(monkeypatch, name, shortcut, version, norm):
+    # Its first block of a stage and its others are all the blocks there are.
+    monkeypatch.setitem(
+        architectures.ARCHITECTURES, "short164", replace(get_architecture("resnet164"), depths=(2, 2, 2))
+    )
     options = {"shortcut": shortcut, "version": version, "norm": norm, "num_classes": 7}
     with torch.device("meta"):
         model = build_model(name, **options)

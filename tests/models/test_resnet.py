@@ -14,7 +14,15 @@ from reslightning.models.resnet import build_model
 from reslightning.models.shortcuts import ZeroPad
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        *[pytest.param(name, marks=pytest.mark.slow) for name in ("resnet101", "resnet152")],
+    ],
+)
 def test_torchvisions_weights_give_torchvisions_logits_both_ways(name):
     torch.manual_seed(0)
     ours, theirs = build_model(name).eval(), torchvision.models.get_model(name).eval()

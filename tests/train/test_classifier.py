@@ -65,6 +65,7 @@ def test_every_augmentation_resumes_to_the_same_bits(cli, tmp_path):
     assert_same_result(tmp_path / "run", tmp_path / "reference")
 
 
+EIGHT = "--data tests.small.Originals"  # pixels
 AVERAGED = "--model.ema_decay 0.9"
 
 
@@ -72,7 +73,7 @@ AVERAGED = "--model.ema_decay 0.9"
     ("option", "without"),
     [
         ("--data.flip alternating", "--data.flip true"),
-        ("--data.first_size 4 --data.grow_epochs '[0,1]'", ""),
+        (f"{EIGHT} --data.first_size 4 --data.grow_epochs '[0,1]'", EIGHT),
         ("--model.optim.norm_bias_lr 64", ""),
         ("--model.norm_momentum 0.4", ""),
         (f"{AVERAGED} --model.ema_warmup true", AVERAGED),

@@ -13,7 +13,7 @@ from tests.images import tree
 from tests.train.test_preemption import STRIKE
 
 TINY = f"{SMALL} --trainer.limit_train_batches 2"
-SIZES = "--model.arch resnet18_cifar --data.batch_size 8 --data.train_size 16 --data.eval_size 16 --data.eval_resize 16"
+SIZES = "--model.arch resnet8 --data.batch_size 8 --data.train_size 16 --data.eval_size 16 --data.eval_resize 16"
 
 
 @pytest.mark.parametrize(

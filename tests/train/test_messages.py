@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reslightning.train.messages import verdict
-from tests.conftest import OPTIONS, SMALL
+from tests.conftest import LARGER, SMALL
 from tests.images import jpeg
 
 
@@ -24,7 +24,7 @@ def test_the_loader_s_verdict(waited, workers, cpus, said):
 
 
 def test_the_sizes_of_images_that_grow_are_said(cli):
-    line = f"fit {SMALL} --trainer.limit_train_batches 1 --trainer.max_epochs 2 --run_dir run"
+    line = f"fit {LARGER} --trainer.limit_train_batches 1 --trainer.max_epochs 2 --run_dir run"
     found = cli(f"{line} --data.first_size 4 --data.grow_epochs '[0,1]'")
     assert found.status == 0, found.err
     assert (
@@ -80,7 +80,7 @@ def test_a_training_that_ends_near_chance_says_that_it_did_not_train(cli, poor):
 
 
 def test_a_training_that_trains_says_nothing_of_chance(cli):
-    result = cli(f"fit {OPTIONS.replace('256', '32')} --trainer.max_epochs 2")
+    result = cli(f"fit {SMALL} --data.crop_padding 0 --data.batch_size 32 --trainer.max_epochs 2")
     assert result.status == 0
     assert "did not train" not in result.out
 

@@ -6,15 +6,15 @@ import json
 import pytest
 import torch
 
-from tests.conftest import SMALL, assert_same_bits, assert_same_result, checkpoint, rows, summary
+from tests.conftest import LARGER, SMALL, assert_same_bits, assert_same_result, checkpoint, rows, summary
 
 
 def test_a_run_leaves_what_the_design_says(cli, tmp_path):
-    line = "fit --model.arch resnet8 --data.batch_size 256 --trainer.max_epochs 2"
+    line = f"fit {SMALL.replace('disabled', 'offline')} --trainer.max_epochs 2"
     result = cli(line)
     assert result.status == 0
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name.startswith("digits-resnet8-0-")
+    assert run.name.startswith("thumbnails-resnet8-0-")
     found = summary(run)
     assert found["status"] == "finished"
     assert (found["epoch"], found["global_step"], found["world_size"]) == (2, 10, 1)
@@ -38,7 +38,7 @@ def test_a_run_leaves_what_the_design_says(cli, tmp_path):
     assert found["best"]["val/top1"] == max(float(row["val/top1"]) for row in written)
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
     assert not (run / "lock").exists()
-    for said in ("resnet8", "Digits: 1,438 training", "256 images a step", "precision 32-true", "offline"):
+    for said in ("resnet8", "Thumbnails: 1,438 training", "256 images a step", "precision 32-true", "offline"):
         assert said in result.out
     threads = torch.get_num_threads()
     assert found["environment"]["threads"] == threads
@@ -138,7 +138,7 @@ def test_batch_size_of_one_one_epoch_a_path_with_spaces_and_no_home(cli, tmp_pat
     monkeypatch.delenv("HOME", raising=False)
     run = tmp_path / "a folder" / "with spaces"
     result = cli(
-        f"fit {SMALL} --data.batch_size 1 --data.val_split 7 --trainer.max_epochs 1 --trainer.limit_train_batches 12 "
+        f"fit {LARGER} --data.batch_size 1 --data.val_split 7 --trainer.max_epochs 1 --trainer.limit_train_batches 12 "
         f"--run_dir '{run}'"
     )
     assert result.status == 0
