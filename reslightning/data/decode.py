@@ -201,6 +201,7 @@ def decode(content: bytes, *, upright: bool = False) -> Pixels:
 def _decode(content: bytes) -> Pixels:
     try:
         if simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "Gray", "RGB"):  # of CMYK it rounds otherwise
+            # libjpeg's fast cosine transform and upsampling save 4 % of the time, and change 69 % of values, to 56.
             return simplejpeg.decode_jpeg(content)
     except ValueError:
         pass  # another format, CMYK, an odd but whole file, or a corrupt one: Pillow tells

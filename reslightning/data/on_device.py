@@ -47,7 +47,7 @@ def decoded(items: Sequence[Any], device: torch.device, size: int) -> Tensor:
     Raises:
         RuntimeError: the device cannot decode one of them.
     """
-    from torchcodec.decoders import decode_jpeg
+    from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
 
     encoded = [torch.from_numpy(item[0]) for item in items if isinstance(item, tuple)]
     pictures = iter(decode_jpeg(encoded, device=device) if encoded else [])
