@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CUDA = torch.device("cuda:0")
 ROOT = Path(__file__).parents[2]
 MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+# Steps of optimizers as one kernel, which change tensors in place, and of which FakeTensors know no shapes.
+FUSED = {torch.ops.aten._fused_sgd_.default, torch.ops.aten._fused_adamw_.default}
 MASKED = {torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
 
@@ -58,11 +60,18 @@ class Device(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         self._check(func, args, kwargs)
+        if func in FUSED:
+            return None
         args, kwargs = tree_map_only(Tensor, self._there, (args, kwargs))
         try:
             return func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise self._wait(f"{error.func} needs a tensor's numbers") from error
+
+    def synchronize(self, device: Any = None) -> None:
+        """Refuse what waits by its name, as ``torch.cuda.synchronize`` does."""
+        if self.steady:
+            raise self._wait("the device is waited for")
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         """Refuse what FakeTensors would let pass."""
@@ -90,6 +99,17 @@ class Device(TorchDispatchMode):
         ours = next(f for f in frames if Path(f.filename).is_relative_to(ROOT))
         places = {f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}": None for f in (ours, within)}
         return WaitError(f"{what}\n" + "\n".join(f"  {place}" for place in places))
+
+
+class Event:
+    """A ``torch.cuda.Event``, which marks a place in the device's work, and is asked whether that is done."""
+
+    def record(self) -> None:
+        """Mark what comes before."""
+
+    def query(self) -> bool:
+        """Whether it is done."""
+        return False
 
 
 def _fake(given: Any) -> bool:
