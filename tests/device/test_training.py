@@ -43,6 +43,7 @@ CASES = {
     "label_smoothing": (0.1,),
     "frozen_stages": (1,),
     "channels_last": (True,),
+    "activation_checkpointing": (True,),
 }
 # What is trained, and from where; evaluations'; the average, which is below; the compiler's, which is no eager step.
 OTHERS = {"arch", "num_classes", "weights", "new_head", "test_flip", "ema_decay", "ema_warmup", "compile"}
