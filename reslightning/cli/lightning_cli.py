@@ -270,6 +270,11 @@ class CLI(LightningCLI):
             ]
             given = f"\ngiven: {', '.join(named)}" if named else ""
             raise UserError(f"the trainer does not take its options: {error}{given}") from error
+        if self.subcommand == "fit" and str(config.precision).startswith("16") and trainer.precision == "bf16-mixed":
+            raise UserError(
+                f"trainer.precision={config.precision} is for GPUs, and here a CPU trains, in bf16-mixed if Lightning "
+                "had its way\nGive trainer.precision bf16-mixed where that is meant, or leave it out."
+            )
         if forks(trainer):
             given = self._options.trainer.strategy
             raise UserError(
@@ -327,7 +332,7 @@ class CLI(LightningCLI):
             wandb = self._get(self.config_init, "wandb")
             self.segment.fit(self.trainer, model, datamodule, wandb, ckpt_path)
         else:
-            check(datamodule, self.trainer)
+            check(model, datamodule, self.trainer)
             self.trainer.fit(model, datamodule=datamodule)
 
     def validate(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:

@@ -27,7 +27,9 @@ from reslightning.run.record import evaluation_checkpoint, weights_file
 from reslightning.train.averaging import Averaging, warmed
 from reslightning.train.batches import unpack
 from reslightning.train.callbacks import check_monitors
+from reslightning.train.compiling import compile_for
 from reslightning.train.evaluator import Evaluator
+from reslightning.train.hardware import check_compiler
 from reslightning.train.length import course, steps_per_epoch
 from reslightning.train.metrics import TrainMetrics, check_labels, former
 from reslightning.train.optim import Factor, Optim, Schedule, keep_values, make_optimizer, options, values
@@ -234,7 +236,8 @@ class ImageClassifier(Evaluator):
     def setup(self, stage: str) -> None:
         """Compile the network in place, so that parameter names stay, and begin a training's counts."""
         if self.hparams["compile"]:
-            self.model.compile()
+            check_compiler(self.trainer.strategy.root_device.type)
+            compile_for(self.model, 1 if self._data is None else len(self._data.training_sizes))
         if stage == "fit":
             check_trainable(self.arch)
             check_monitors(self.trainer.callbacks, self.num_classes)  # type: ignore[attr-defined]

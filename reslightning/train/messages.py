@@ -21,6 +21,7 @@ from reslightning.models.published import beside
 from reslightning.run.provenance import mixed_code
 from reslightning.run.summary import Summary, error_percent, validated_on
 from reslightning.train.classifier import ImageClassifier
+from reslightning.train.hardware import emulated
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
 WAITED = 0.05  # share of the time that waiting for data may take
@@ -71,7 +72,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
         f"{math.ceil(batches / accumulated)} steps an epoch"
         + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
-        *_growth(data),
+        *_growth(data, model.hparams["compile"]),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs"
         + (f", weights averaged ({decay}{warmed})" if (decay := model.hparams["ema_decay"]) else ""),
@@ -84,6 +85,8 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
             f"  warning: {allocated.gpus} GPUs are allocated on this node, but training runs on CPUs; "
             "see reslightning doctor --full"
         )
+    if cost := emulated(str(trainer.precision), trainer.strategy.root_device.type):
+        lines.append(f"  warning: precision {trainer.precision}: {cost}")
     synced = trainer.world_size if syncs_batchnorm(trainer) else 1
     if micro * synced < SMALL_BATCH and network.norm == "batch":
         advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
@@ -99,7 +102,7 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
     return lines
 
 
-def _growth(data: DataModule) -> list[str]:
+def _growth(data: DataModule, compiled: bool) -> list[str]:
     """Return a line on the sizes of training images that grow; epochs are counted from 1, as in the rows."""
     if data.grow_epochs is None:
         return []
@@ -107,6 +110,7 @@ def _growth(data: DataModule) -> list[str]:
     return [
         f"  sizes      training images of {data.first_size} pixels up to epoch {last}, of {data.full_size} from epoch "
         f"{first} on; evaluated, and multiply-adds counted, at {data.image_size}"
+        + (f"; compiled for each of {len(data.training_sizes)} sizes" if compiled else "")
     ]
 
 
@@ -126,6 +130,7 @@ def _device(trainer: Trainer) -> str:
 def _described(network: Architecture, model: ImageClassifier, data: DataModule) -> str:
     parameters, multiply_adds = run_cost(model, data)
     norm = "" if network.norm == "batch" else ", no batch normalisation"
+    norm += ", blocks computed again" if model.hparams["activation_checkpointing"] else ""
     return (
         f"  network    {model.arch}, shortcut {network.shortcut or 'none'}, {network.version}{norm}: {parameters:,} "
         f"parameters, {multiply_adds / 1e9:.3f} x 10^9 multiply-adds"

@@ -79,7 +79,7 @@ class Segment:
 
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
-        check(data, trainer)
+        check(model, data, trainer)
         self._checkpoint(trainer, model, start)
         if self.leads:
             self.run.open()
