@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import torch
@@ -79,27 +79,29 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  device     {trainer.world_size} x {_device(trainer)}, precision {trainer.precision}",
         f"  W&B        {wandb_mode}",
     ]
-    allocated = Allocation.here()
+    return lines + [f"  warning: {warning}" for warning in _warnings(trainer, model, data)]
+
+
+def _warnings(trainer: Trainer, model: ImageClassifier, data: DataModule) -> Iterator[str]:
+    """Yield what a training could do better on this machine, or with these images."""
+    network, allocated = _network(model), Allocation.here()
+    micro = data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
     if allocated and allocated.gpus and isinstance(trainer.accelerator, CPUAccelerator):
-        lines.append(
-            f"  warning: {allocated.gpus} GPUs are allocated on this node, but training runs on CPUs; "
-            "see reslightning doctor --full"
+        yield (
+            f"{allocated.gpus} GPUs are allocated on this node, but training runs on CPUs; see reslightning doctor "
+            "--full"
         )
     if cost := emulated(str(trainer.precision), trainer.strategy.root_device.type):
-        lines.append(f"  warning: precision {trainer.precision}: {cost}")
+        yield f"precision {trainer.precision}: {cost}"
     synced = trainer.world_size if syncs_batchnorm(trainer) else 1
     if micro * synced < SMALL_BATCH and network.norm == "batch":
         advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
-        lines.append(
-            f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
-            f"consider {advice}"
-        )
+        yield f"batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; consider {advice}"
     if network.stem == "imagenet" and data.image_size < SMALL_IMAGE:
-        lines.append(
-            f"  warning: {model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels "
-            f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
+        yield (
+            f"{model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels to "
+            f"{-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
         )
-    return lines
 
 
 def _growth(data: DataModule, compiled: bool) -> list[str]:

@@ -254,7 +254,7 @@ def make_optimizer(model: nn.Module, optim: Optim, lr: float | None = None) -> t
     on_gpu = all(weight.device.type == "cuda" for group in groups for weight in group["params"])
     optimizer = OPTIMIZERS[optim.name].make(groups, optim, on_gpu or None)
     # It could undo a loss's scaling, too; Lightning would leave that to it, and measure and clip what is scaled.
-    optimizer._step_supports_amp_scaling = False
+    setattr(optimizer, "_step_supports_amp_scaling", False)  # noqa: B010 - torch's, and of fused ones alone
     optimizer.register_load_state_dict_pre_hook(_keep_fused)
     return optimizer
 

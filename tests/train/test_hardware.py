@@ -1,4 +1,4 @@
-"""What a machine lacks is said before time is spent: compilers, arithmetic of low precision; and places to normalise."""
+"""What a machine lacks is said before time is spent: a compiler, arithmetic of low precision, values to normalise."""
 
 import functools
 import sysconfig
