@@ -30,7 +30,7 @@ from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import check_places, job_id
 from reslightning.data import registry
 from reslightning.data.base import DataModule, prepare
-from reslightning.data.progress import forks
+from reslightning.data.progress import ddp_options, forks
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_use, known_classes
 from reslightning.evaluation.evaluate import evaluate, file_name, say_differences
@@ -281,6 +281,14 @@ class CLI(LightningCLI):
                 f"trainer.strategy={getattr(given, 'class_path', given)} forks or spawns its processes, and what they "
                 "train or find would be lost\nLeave it out, or use --trainer.strategy ddp, which starts each anew."
             )
+        ddp = ddp_options(trainer)
+        if ddp.get("static_graph") and trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                f"trainer.strategy.static_graph=True fails within torch where gradients are accumulated, over "
+                f"{trainer.accumulate_grad_batches} batches here\nLeave it, or trainer.accumulate_grad_batches, out."
+            )
+        # Gradients lie where they are reduced, so that no second copy of them is made or kept.
+        ddp.setdefault("gradient_as_bucket_view", True)
         return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:

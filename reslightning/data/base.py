@@ -449,7 +449,7 @@ class DataModule(LightningDataModule, metaclass=Checked):
         if self.flip:
             # An odd draw mirrors: the first epoch's, to which every epoch adds one, alternates.
             drawn, turns = (0, epoch) if self.flip == "alternating" else (epoch, 0)
-            images = augmentations.flip_(images, self._draws(drawn, on_host, FLIP, 1)[:, 0] + turns)
+            images = augmentations.flip_(images, self._draws(drawn, indices, FLIP, 1)[:, 0] + turns)
         if self.policy:
             images = autoaugment.apply(self.policy, images, self._draws(epoch, on_host, POLICY, autoaugment.DRAWS))
         images = self._finish(self._normalize(images), epoch, indices)

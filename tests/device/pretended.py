@@ -44,9 +44,11 @@ class Device(TorchDispatchMode):
 
     Attributes:
         steady: whether copies that block are refused, too, which a first step may make.
+        copied: how many tensors the host has copied to the device.
     """
 
     steady = False
+    copied = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
@@ -80,6 +82,7 @@ class Device(TorchDispatchMode):
             to_host = func is torch.ops.aten._to_copy.default and kwargs.get("device", CUDA).type == "cpu"
             if to_host or (host and not _fake(args[0]) and func is torch.ops.aten.copy_.default):
                 raise self._wait("a tensor of the device is copied to the host")
+            self.copied += len(host)
             blocks = not kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
             if self.steady and host and blocks:
                 raise self._wait("a tensor of the host is copied to the device, which is waited for: non_blocking=True")

@@ -47,8 +47,11 @@ def test_an_augmentation_waits_for_nothing(device, operations, name, value):
     training = Training(None, noise(**({"flip": False} | {name: value} | grows)))
     training.data.trainer = training.trainer
     training.transferred(indices(0, 1))  # the images, and what they are normalised by, come to the device
+    before = device.copied
     with steady(device):
         images, labels, numbers = training.transferred(indices(1, 200))
+    # The indices; what is drawn of them is computed on the device, but for operations, which the host chooses.
+    assert device.copied == before + 1 or name == "policy"
     assert (images.device, labels.device, numbers.device) == (CUDA,) * 3
     assert images.shape == (200, 3, *[value if name == "first_size" else 8] * 2)
     assert labels.shape == ((200, 7) if name in ("mixup", "cutmix") else (200,))
