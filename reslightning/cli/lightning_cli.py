@@ -270,10 +270,17 @@ class CLI(LightningCLI):
             ]
             given = f"\ngiven: {', '.join(named)}" if named else ""
             raise UserError(f"the trainer does not take its options: {error}{given}") from error
-        if self.subcommand == "fit" and str(config.precision).startswith("16") and trainer.precision == "bf16-mixed":
+        self._refuse_built(trainer, config.precision)
+        # Gradients lie where they are reduced, so that no second copy of them is made or kept.
+        ddp_options(trainer).setdefault("gradient_as_bucket_view", True)
+        return trainer
+
+    def _refuse_built(self, trainer: Trainer, precision: Any) -> None:
+        """Refuse a Trainer that would not do what is asked for."""
+        if self.subcommand == "fit" and str(precision).startswith("16") and trainer.precision == "bf16-mixed":
             raise UserError(
-                f"trainer.precision={config.precision} is for GPUs, and here a CPU trains, in bf16-mixed if Lightning "
-                "had its way\nGive trainer.precision bf16-mixed where that is meant, or leave it out."
+                f"trainer.precision={precision} is for GPUs, and here a CPU trains, for which Lightning would "
+                "take bf16-mixed\nGive trainer.precision bf16-mixed where that is meant, or leave it out."
             )
         if forks(trainer):
             given = self._options.trainer.strategy
@@ -281,15 +288,11 @@ class CLI(LightningCLI):
                 f"trainer.strategy={getattr(given, 'class_path', given)} forks or spawns its processes, and what they "
                 "train or find would be lost\nLeave it out, or use --trainer.strategy ddp, which starts each anew."
             )
-        ddp = ddp_options(trainer)
-        if ddp.get("static_graph") and trainer.accumulate_grad_batches > 1:
+        if ddp_options(trainer).get("static_graph") and trainer.accumulate_grad_batches > 1:
             raise UserError(
                 f"trainer.strategy.static_graph=True fails within torch where gradients are accumulated, over "
                 f"{trainer.accumulate_grad_batches} batches here\nLeave it, or trainer.accumulate_grad_batches, out."
             )
-        # Gradients lie where they are reduced, so that no second copy of them is made or kept.
-        ddp.setdefault("gradient_as_bucket_view", True)
-        return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:
         """Return the callbacks that are given, and behind them the command's own."""

@@ -222,6 +222,15 @@ def test_the_device_decodes_what_is_stored_to_the_same_bits(turn):
     assert np.array_equal(found[0].permute(1, 2, 0), expected)
 
 
+def test_a_run_that_decodes_on_the_device_goes_on_to_the_same_bits(cli, tree, tmp_path):
+    line = f"{LINE} --data.root {tree} --data.device_decode true --data.num_workers 1 --run_dir"
+    strike = STRIKE.format(mark=tmp_path / "mark", step=5, place="train", name="SIGTERM")
+    assert cli(f"{line} {tmp_path}/reference").status == 0
+    assert cli(f"{line} {tmp_path}/run {strike}").status == 75
+    assert cli(f"{line} {tmp_path}/run {strike}").status == 0
+    assert_same_result(tmp_path / "run", tmp_path / "reference")
+
+
 def test_a_decoder_that_is_missing(cli, tree, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     result = cli(f"{LINE} --data.root {tree} --data.device_decode true --run_dir {tmp_path}/run")
