@@ -77,7 +77,7 @@ class ImageClassifier(Evaluator):
         ema_warmup: let the average begin with short memory: behind t steps its decay is (1 + t) / (10 + t), until that
             is ema_decay (as TensorFlow's ExponentialMovingAverage with num_updates).
         activation_checkpointing: keep only what blocks are given in training, and compute again what is within them:
-            for networks that need more memory than there is, to the same bits, in a third more time (arXiv:1604.06174).
+            where memory is short, to the same bits, in 1.4 times the time (arXiv:1604.06174).
     """
 
     # The step of another run's checkpoint that training goes on from, with that one's weights and moments alone.
