@@ -53,6 +53,16 @@ class Strike(Callback):
             self._strike(trainer, "epoch end")
 
 
+class Buckets(Callback):
+    """Note whether gradients lie where they are reduced."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_end(self, trainer, pl_module):
+        self.file.write_text(str(trainer.strategy.model.gradient_as_bucket_view))
+
+
 class Poison(Callback):
     """Make the weights not finite before a global step, once where a mark file is named."""
 

@@ -19,6 +19,7 @@ from reslightning.strict_yaml import Loader
 
 GROUPS = ("data", "model", "trainer", "wandb", "model.optim", "model.schedule")
 OF_A_FILE = ("data", "model.optim", "model.schedule")  # or of a class path
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-\.?inf", re.IGNORECASE)
 STUDIES = "studies"  # the folder of configs/ whose files are no options of ``fit``
 
 
@@ -37,6 +38,8 @@ def arrange(argv: list[str]) -> list[list[str]]:
             configs.append(argument.partition("=")[2])
         elif argument.startswith("-c"):
             configs.append(argument[2:].removeprefix("="))
+        elif NEGATIVE.fullmatch(argument) and flags and "=" not in flags[-1]:
+            flags[-1] += f"={argument}"  # which would be taken for a flag's name
         else:
             flags.append(argument)
     data, flags = _data_set(flags)

@@ -55,7 +55,7 @@ ONLY = {  # the package's own options that some commands have
 # Options that a network of torchvision's does not have, and what stands for none.
 NOT_BORROWED = {
     **dict.fromkeys(("shortcut", "version", "norm", "norm_momentum", "frozen_stages")),
-    "zero_init_residual": False,
+    **dict.fromkeys(("zero_init_residual", "activation_checkpointing"), False),
 }
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 

@@ -30,7 +30,7 @@ from reslightning.cluster.allocation import check as check_allocation
 from reslightning.cluster.allocation import check_places, job_id
 from reslightning.data import registry
 from reslightning.data.base import DataModule, prepare
-from reslightning.data.progress import forks
+from reslightning.data.progress import ddp_options, forks
 from reslightning.errors import UserError
 from reslightning.evaluation.checks import check_use, known_classes
 from reslightning.evaluation.evaluate import evaluate, file_name, say_differences
@@ -270,13 +270,29 @@ class CLI(LightningCLI):
             ]
             given = f"\ngiven: {', '.join(named)}" if named else ""
             raise UserError(f"the trainer does not take its options: {error}{given}") from error
+        self._refuse_built(trainer, config.precision)
+        # Gradients lie where they are reduced, so that no second copy of them is made or kept.
+        ddp_options(trainer).setdefault("gradient_as_bucket_view", True)
+        return trainer
+
+    def _refuse_built(self, trainer: Trainer, precision: Any) -> None:
+        """Refuse a Trainer that would not do what is asked for."""
+        if self.subcommand == "fit" and str(precision).startswith("16") and trainer.precision == "bf16-mixed":
+            raise UserError(
+                f"trainer.precision={precision} is for GPUs, and here a CPU trains, for which Lightning would "
+                "take bf16-mixed\nGive trainer.precision bf16-mixed where that is meant, or leave it out."
+            )
         if forks(trainer):
             given = self._options.trainer.strategy
             raise UserError(
                 f"trainer.strategy={getattr(given, 'class_path', given)} forks or spawns its processes, and what they "
                 "train or find would be lost\nLeave it out, or use --trainer.strategy ddp, which starts each anew."
             )
-        return trainer
+        if ddp_options(trainer).get("static_graph") and trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                f"trainer.strategy.static_graph=True fails within torch where gradients are accumulated, over "
+                f"{trainer.accumulate_grad_batches} batches here\nLeave it, or trainer.accumulate_grad_batches, out."
+            )
 
     def _callbacks(self, config: Any) -> list[Callback]:
         """Return the callbacks that are given, and behind them the command's own."""
@@ -327,7 +343,7 @@ class CLI(LightningCLI):
             wandb = self._get(self.config_init, "wandb")
             self.segment.fit(self.trainer, model, datamodule, wandb, ckpt_path)
         else:
-            check(datamodule, self.trainer)
+            check(model, datamodule, self.trainer)
             self.trainer.fit(model, datamodule=datamodule)
 
     def validate(self, model: ImageClassifier, datamodule: DataModule, **_: Any) -> None:

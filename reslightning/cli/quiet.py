@@ -16,6 +16,7 @@ BY_DESIGN = (
     ".*The `srun` command is available on your system but is not used.*",  # a login node is fine
     r".*recommended to use `self.log\(.*sync_dist=True.*",  # sums are reduced before they are logged
     ".*all_gather is deprecated.*",  # Lightning's own use of torch
+    ".*AMP with fp16 is not supported on CPU.*",  # a training is refused; an evaluation says its precision
     ".*in eval mode at the start of training.*",  # frozen stages
     ".*SWA is currently only supported every epoch.*",  # it takes the place of a schedule over steps
     ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on

@@ -29,6 +29,7 @@ from reslightning.commands.sync import wandb_server
 from reslightning.errors import UserError
 from reslightning.files import check_folder
 from reslightning.track.wandb_settings import Wandb, refused
+from reslightning.train.hardware import emulated, missing_compiler
 
 OK, WARN, BAD = "ok", "warn", "BAD"
 CHECKPOINT = 200  # MB, a ResNet-50's with its optimizer
@@ -76,6 +77,7 @@ def _checks(args: Namespace) -> Iterator[Line]:
     given = Allocation.here()
     yield from _tasks(given, args)
     yield from _gpus(given, args.full)
+    yield from _arithmetic(args.full)
     speed = yield from _folder("run directory", args.run_dir, CHECKPOINT * ROOM)
     yield from _limits(given, speed)
     if args.stage_to:
@@ -145,6 +147,18 @@ def _gpus(given: Allocation | None, full: bool) -> Iterator[Line]:
         yield WARN, "GPUs", f"{text}, but {allocated} are allocated: ask for them with --gpus-per-node"
     else:
         yield OK, "GPUs", text
+
+
+def _arithmetic(full: bool) -> Iterator[Line]:
+    """Yield what model.compile and trainer.precision find here."""
+    device = "cuda" if "GPU" in _output("nvidia-smi", "-L") else "cpu"
+    missing = missing_compiler(device)
+    yield (
+        (WARN, "compiler", f"model.compile needs {missing}") if missing else (OK, "compiler", "there for model.compile")
+    )
+    if device == "cpu" or full:
+        cost = emulated("bf16-mixed", device)
+        yield (WARN, "bfloat16", cost) if cost else (OK, "bfloat16", "trainer.precision bf16-mixed is not emulated")
 
 
 def _limits(given: Allocation | None, speed: float | None) -> Iterator[Line]:

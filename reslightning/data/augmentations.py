@@ -89,10 +89,10 @@ def scale(images: Tensor, size: int) -> Tensor:
 
 
 def flip_(images: Tensor, which: Tensor) -> Tensor:
-    """Mirror images [B, C, H, W] left to right, in place, where ``which`` [B], on the host, is odd."""
+    """Mirror images [B, C, H, W] left to right, in place, where ``which`` [B], on their device, is odd."""
     odd = which % 2 == 1
     if images.device.type != "cpu":
-        return images.copy_(_mirrored(images, odd.to(images.device, non_blocking=True)))
+        return images.copy_(_mirrored(images, odd))
     rows = odd.nonzero()[:, 0]
     if images.is_contiguous():
         return images.index_copy_(0, rows, images.index_select(0, rows).flip(-1))

@@ -239,6 +239,12 @@ class DataModule(LightningDataModule, metaclass=Checked):
         grown = self.first_size + (self.full_size - self.first_size) * (epoch - start) / (stop - start)
         return max(min(round(grown / self.size_step) * self.size_step, self.full_size), self.first_size)
 
+    @property
+    def training_sizes(self) -> list[int]:
+        """Heights and widths of training images in pixels, in the order in which they come."""
+        start, stop = self.grow_epochs or (0, 0)
+        return list(dict.fromkeys(self.size_at(epoch) for epoch in range(start, stop + 1)))
+
     def to_stage(self) -> Path | None:
         """Return the file or folder that staging copies; None where there is none."""
         return None
@@ -291,6 +297,11 @@ class DataModule(LightningDataModule, metaclass=Checked):
             raise UserError("data.first_size and data.grow_epochs belong together; give both, or none")
         if self.grow_epochs is not None and not (len(grows) == 2 and 0 <= grows[0] < grows[1]):
             raise UserError(f"data.grow_epochs={grows} is no span of epochs; allowed: [FIRST, LAST], like [11, 13]")
+        if self.first_size is not None and self.first_size >= self.full_size:
+            raise UserError(
+                f"data.first_size={self.first_size} is out of range; allowed: less than the {self.full_size} pixels "
+                "that training images grow to"
+            )
 
     def check_training(self) -> None:
         """Raise UserError where they are fewer than a batch, or of one class: every network knows it without a look."""
@@ -438,7 +449,7 @@ class DataModule(LightningDataModule, metaclass=Checked):
         if self.flip:
             # An odd draw mirrors: the first epoch's, to which every epoch adds one, alternates.
             drawn, turns = (0, epoch) if self.flip == "alternating" else (epoch, 0)
-            images = augmentations.flip_(images, self._draws(drawn, on_host, FLIP, 1)[:, 0] + turns)
+            images = augmentations.flip_(images, self._draws(drawn, indices, FLIP, 1)[:, 0] + turns)
         if self.policy:
             images = autoaugment.apply(self.policy, images, self._draws(epoch, on_host, POLICY, autoaugment.DRAWS))
         images = self._finish(self._normalize(images), epoch, indices)

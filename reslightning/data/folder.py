@@ -46,7 +46,8 @@ class ImageFolder(DataModule):
             both average where they make smaller.
         on_corrupt: error, or skip: a corrupt training image is replaced by the next one, counted and
             reported. An evaluation never goes without an image.
-        device_decode: decode training images on the device (nvJPEG), in place of the workers.
+        device_decode: decode training images on the device (nvJPEG, by torchcodec, the extra decode), in place of the
+            workers.
         exif_orientation: turn images upright as their EXIF data says; none given means that images of one's
             own are turned, and ImageNet's are not, as in torchvision and for all published results.
         index_dir: where the index goes if the source's own folder cannot be written.
@@ -165,6 +166,12 @@ class ImageFolder(DataModule):
                 f"data.eval_size={self.eval_size} is more than data.eval_resize={self.eval_resize}: no middle of an "
                 "image is larger than the image"
             )
+
+    def check_training(self) -> None:
+        """Raise UserError for what cannot be trained on, or decoded."""
+        super().check_training()
+        if self.device_decode:
+            on_device.check()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the source once and divide it; later calls do nothing."""

@@ -68,11 +68,6 @@ class InMemory(DataModule):
                 f"data.crop_padding={self.crop_padding} cannot be reflected; allowed: less than "
                 f"the image's {self.image_size} pixels"
             )
-        if self.first_size is not None and self.first_size >= self.image_size:
-            raise UserError(
-                f"data.first_size={self.first_size} is out of range; allowed: less than the image's {self.image_size} "
-                "pixels, which training images grow to"
-            )
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data once and divide it; later calls do nothing."""

@@ -1,25 +1,56 @@
-"""Decoding JPEGs on the device that trains, in place of the loader's workers."""
+"""Decoding JPEGs on the device that trains, in place of the loader's workers (torchcodec, the extra ``decode``)."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reslightning.data.augmentations import scale
+from reslightning.data.decode import Pixels, segments
+from reslightning.errors import UserError
+
+_APP1, _APP15 = 0xE1, 0xEF
+
+
+def check() -> None:
+    """Raise UserError where there is no decoder."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:  # not there, or made for another version of torch
+        raise UserError(
+            f"data.device_decode needs torchcodec, which cannot be imported: {error}\nInstall the extra: pip install "
+            "'reslightning[decode]'. Or leave data.device_decode out: the loader's workers decode then."
+        ) from error
+
+
+def as_stored(content: bytes) -> Pixels:
+    """Return a JPEG's bytes [N], uint8, less what torchcodec turns pictures by, wanted or not: Exif's segments."""
+    found = np.frombuffer(content, np.uint8).copy()
+    for place, marker in segments(content):
+        if marker == _APP1:
+            found[place + 1] = _APP15  # which nobody reads
+    return found
 
 
 def decoded(items: Sequence[Any], device: torch.device, size: int) -> Tensor:
-    """Decode JPEGs on a device and return their crops [B, 3, size, size], uint8."""
-    from torchvision.io import ImageReadMode, decode_jpeg
+    """Decode JPEGs on a device and return their crops [B, 3, size, size], uint8.
 
-    encoded = [torch.from_numpy(item[0].copy()) for item in items if isinstance(item, tuple)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*decoding and encoding capabilities of TorchVision are deprecated")
-        pictures = iter(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else [])
+    Args:
+        items: bytes as they are decoded with the part to crop, or a crop [size, size, 3] that is made already.
+        device: the device.
+        size: height and width in pixels.
+
+    Raises:
+        RuntimeError: the device cannot decode one of them.
+    """
+    from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
+
+    encoded = [torch.from_numpy(item[0]) for item in items if isinstance(item, tuple)]
+    pictures = iter(decode_jpeg(encoded, device=device) if encoded else [])
     batch = torch.empty(len(items), 3, size, size, dtype=torch.uint8, device=device)
     for row, item in zip(batch, items, strict=True):
         if isinstance(item, tuple):
@@ -27,5 +58,5 @@ def decoded(items: Sequence[Any], device: torch.device, size: int) -> Tensor:
             part = next(pictures)[None, :, top : top + height, left : left + width]
             row.copy_(scale(part, size)[0])
         else:
-            row.copy_(torch.from_numpy(item).permute(2, 0, 1))
+            row.copy_(torch.from_numpy(item).permute(2, 0, 1), non_blocking=True)
     return batch

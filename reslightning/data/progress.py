@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import TorchSyncBatchNorm
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 
@@ -89,6 +90,11 @@ def started_by_lightning(trainer: Trainer) -> bool:
 def forks(trainer: Trainer) -> bool:
     """Whether Lightning would fork or spawn its processes, whose results never come back to this one."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def ddp_options(trainer: Trainer) -> dict[str, Any]:
+    """Return what DistributedDataParallel will be made with, to be changed before it is; {} for other strategies."""
+    return trainer.strategy._ddp_kwargs if isinstance(trainer.strategy, DDPStrategy) else {}
 
 
 def lost_process(error: BaseException) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from reslightning.data import augmentations, decode
+from reslightning.data import augmentations, decode, on_device
 from reslightning.data.base import FILE_CROP
 from reslightning.data.registry import Split
 from reslightning.data.sampler import EvalSampler, TrainSampler
@@ -96,7 +95,7 @@ class Reader(Dataset[Any]):
         if shape is None or (self.upright and decode.orientation(content) != decode.UPRIGHT):
             return decode.cropped(content, draws, size, self.scale, upright=self.upright)
         box = decode.random_resized_crop_box(*shape, draws, self.scale)
-        return np.frombuffer(content, np.uint8), box
+        return on_device.as_stored(content), box
 
     def _named(self, indices: Any) -> Any:
         """Yield indices, and keep the last for a message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from reslightning.models.blocks import (
     branch_convolutions,
 )
 from reslightning.models.borrowed import borrow
+from reslightning.models.checkpointing import checkpointed
 from reslightning.models.features import without_head
 from reslightning.models.normalization import fixup_start, he_start, normalization
 from reslightning.models.weights import load_weights
@@ -78,7 +80,12 @@ class ResNet(nn.Module):
 
     As in torchvision's networks ``avgpool`` is a module of its own: a hook on it has the last map [B, C, h, w], and the
     pooled vectors [B, C, 1, 1] that stand for the images.
+
+    Attributes:
+        activation_checkpointing: keep only what blocks are given in training, and compute again what is within them.
     """
+
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -162,6 +169,10 @@ class ResNet(nn.Module):
 
     def _through_blocks(self, images: Tensor) -> Tensor:
         x = self.stem(images)
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            for block in self.blocks:
+                x = checkpointed(block, x)
+            return x
         for stage in self.stages:
             x = getattr(self, stage)(x)
         return x

@@ -14,6 +14,7 @@ from typing import Any
 # What does not determine a run's result. Everything else in the configuration does.
 _NOT_IDENTITY = {
     "": {"config", "run_dir", "fresh", "wandb", "verbose", "weights_only", "return_predictions", "checkpoint_minutes"},
+    "model": {"activation_checkpointing"},
     "data": {"root", "num_workers", "stage_to", "index_dir", "download"},
     "trainer": {
         "accelerator",

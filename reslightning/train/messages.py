@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import torch
@@ -21,6 +21,7 @@ from reslightning.models.published import beside
 from reslightning.run.provenance import mixed_code
 from reslightning.run.summary import Summary, error_percent, validated_on
 from reslightning.train.classifier import ImageClassifier
+from reslightning.train.hardware import emulated
 
 SMALL_IMAGE = 64  # pixels under which ImageNet's stem leaves next to nothing
 WAITED = 0.05  # share of the time that waiting for data may take
@@ -71,35 +72,39 @@ def describe(trainer: Trainer, model: ImageClassifier, data: DataModule, wandb_m
         f"  batches    {data.batch_size} images a step = {trainer.world_size} x {micro}{accumulation}; "
         f"{math.ceil(batches / accumulated)} steps an epoch"
         + (f", {left_out:,} images left out (others each epoch)" if left_out else ""),
-        *_growth(data),
+        *_growth(data, model.hparams["compile"]),
         f"  optimizer  {model.optim.name}, rate {_rate(model, data)}, {model.schedule.name} schedule, "
         f"{trainer.max_epochs} epochs"
         + (f", weights averaged ({decay}{warmed})" if (decay := model.hparams["ema_decay"]) else ""),
         f"  device     {trainer.world_size} x {_device(trainer)}, precision {trainer.precision}",
         f"  W&B        {wandb_mode}",
     ]
-    allocated = Allocation.here()
+    return lines + [f"  warning: {warning}" for warning in _warnings(trainer, model, data)]
+
+
+def _warnings(trainer: Trainer, model: ImageClassifier, data: DataModule) -> Iterator[str]:
+    """Yield what a training could do better on this machine, or with these images."""
+    network, allocated = _network(model), Allocation.here()
+    micro = data.micro_batch_size(trainer.world_size, trainer.accumulate_grad_batches)
     if allocated and allocated.gpus and isinstance(trainer.accelerator, CPUAccelerator):
-        lines.append(
-            f"  warning: {allocated.gpus} GPUs are allocated on this node, but training runs on CPUs; "
-            "see reslightning doctor --full"
+        yield (
+            f"{allocated.gpus} GPUs are allocated on this node, but training runs on CPUs; see reslightning doctor "
+            "--full"
         )
+    if cost := emulated(str(trainer.precision), trainer.strategy.root_device.type):
+        yield f"precision {trainer.precision}: {cost}"
     synced = trainer.world_size if syncs_batchnorm(trainer) else 1
     if micro * synced < SMALL_BATCH and network.norm == "batch":
         advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
-        lines.append(
-            f"  warning: batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; "
-            f"consider {advice}"
-        )
+        yield f"batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; consider {advice}"
     if network.stem == "imagenet" and data.image_size < SMALL_IMAGE:
-        lines.append(
-            f"  warning: {model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels "
-            f"to {-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
+        yield (
+            f"{model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels to "
+            f"{-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
         )
-    return lines
 
 
-def _growth(data: DataModule) -> list[str]:
+def _growth(data: DataModule, compiled: bool) -> list[str]:
     """Return a line on the sizes of training images that grow; epochs are counted from 1, as in the rows."""
     if data.grow_epochs is None:
         return []
@@ -107,6 +112,7 @@ def _growth(data: DataModule) -> list[str]:
     return [
         f"  sizes      training images of {data.first_size} pixels up to epoch {last}, of {data.full_size} from epoch "
         f"{first} on; evaluated, and multiply-adds counted, at {data.image_size}"
+        + (f"; compiled for each of {len(data.training_sizes)} sizes" if compiled else "")
     ]
 
 
@@ -126,6 +132,7 @@ def _device(trainer: Trainer) -> str:
 def _described(network: Architecture, model: ImageClassifier, data: DataModule) -> str:
     parameters, multiply_adds = run_cost(model, data)
     norm = "" if network.norm == "batch" else ", no batch normalisation"
+    norm += ", blocks computed again" if model.hparams["activation_checkpointing"] else ""
     return (
         f"  network    {model.arch}, shortcut {network.shortcut or 'none'}, {network.version}{norm}: {parameters:,} "
         f"parameters, {multiply_adds / 1e9:.3f} x 10^9 multiply-adds"

@@ -221,29 +221,48 @@ def parameter_groups(model: nn.Module, optim: Optim, lr: float) -> list[dict[str
 
 
 class Optimizer(NamedTuple):
-    """A row of the table: how one is made of parameter groups, the values it keeps for each weight, its own options."""
+    """A row of the table: how one is made (fused or not), the values it keeps for each weight, its own options."""
 
-    make: Callable[[list[dict[str, Any]], Optim], torch.optim.Optimizer]
+    make: Callable[[list[dict[str, Any]], Optim, bool | None], torch.optim.Optimizer]
     kept: int
     takes: frozenset[str]
 
 
 OPTIMIZERS = {
     "sgd": Optimizer(
-        lambda groups, optim: torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.nesterov),
+        lambda groups, optim, fused: torch.optim.SGD(
+            groups, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused
+        ),
         kept=1,
         takes=frozenset({"momentum", "nesterov"}),
     ),
     "adamw": Optimizer(
-        lambda groups, optim: torch.optim.AdamW(groups, betas=optim.betas), kept=2, takes=frozenset({"betas"})
+        lambda groups, optim, fused: torch.optim.AdamW(groups, betas=optim.betas, fused=fused),
+        kept=2,
+        takes=frozenset({"betas"}),
     ),
 }
 OptimizerName: TypeAlias = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]  # what the parser allows
 
 
 def make_optimizer(model: nn.Module, optim: Optim, lr: float | None = None) -> torch.optim.Optimizer:
-    """Return the optimizer over the model's parameters; ``lr`` is the peak, none given means optim.lr."""
-    return OPTIMIZERS[optim.name].make(parameter_groups(model, optim, optim.lr if lr is None else lr), optim)
+    """Return the optimizer over the model's parameters; ``lr`` is the peak, none given means optim.lr.
+
+    On GPUs a step is one kernel for many weights. On CPUs that rounds otherwise, to gain half a millisecond a step.
+    """
+    groups = parameter_groups(model, optim, optim.lr if lr is None else lr)
+    on_gpu = all(weight.device.type == "cuda" for group in groups for weight in group["params"])
+    optimizer = OPTIMIZERS[optim.name].make(groups, optim, on_gpu or None)
+    # It could undo a loss's scaling, too; Lightning would leave that to it, and measure and clip what is scaled.
+    setattr(optimizer, "_step_supports_amp_scaling", False)  # noqa: B010 - torch's, and of fused ones alone
+    optimizer.register_load_state_dict_pre_hook(_keep_fused)
+    return optimizer
+
+
+def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's state of an optimizer, with steps as this one's device takes them, not the one there."""
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    return {**state, "param_groups": [{**there, "fused": own["fused"]} for own, there in groups]}
 
 
 def values(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Stopping without loss: one owner of every signal that asks a training to stop.
 
-A handler only notes the signal. At the next step or validation batch all processes agree, write
-the checkpoint together and leave; the same command goes on from there. For what gives no signal,
-a checkpoint is written now and then within an epoch, too.
+A handler only notes the signal. At the next step or validation batch the process stops; of several
+each asks the others there, and nobody waits: what was asked is answered a step later, when all write
+the checkpoint together and leave. The same command goes on from there. For what gives no signal, a
+checkpoint is written now and then within an epoch, too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Preemption(Checkpoint):
 
     Args:
         save_last: writes the checkpoint; every process calls it.
-        interval: seconds between checkpoints, 0 for one at every step.
+        interval: seconds between checkpoints, 0 for one at every step; of several processes not at the first.
     """
 
     def __init__(self, save_last: Callable[[Trainer], None], interval: float) -> None:
@@ -44,6 +45,7 @@ class Preemption(Checkpoint):
         self._signal = 0
         self._saved = 0.0
         self._group: Any = None
+        self._question: tuple[dist.Work, torch.Tensor] | None = None  # on its way, and where its answer will be
         self._swa: StochasticWeightAveraging | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,13 +78,13 @@ class Preemption(Checkpoint):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or trainer.is_last_batch or self._ending(trainer):
             return
-        due = trainer.is_global_zero and time.monotonic() - self._saved >= self.interval
-        number = self._agreed(SAVE if due else 0)
+        number = self._heard(self._due(trainer))
         if number == SAVE:
             self.save_last(trainer)
             self._saved = time.monotonic()
         elif number:
             self._stop(trainer, number)
+        self._ask(self._due(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before a validation, which the resumed run begins with."""
@@ -104,12 +106,13 @@ class Preemption(Checkpoint):
         # Processes may have one batch more or less; all agree after batches that all have.
         if trainer.sanity_checking or self._ending(trainer) or batch_idx >= fewest:
             return
-        if number := self._agreed():
+        if number := self._heard():
             # Averaged weights stand in for the trained ones during validation: put them back.
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)
             self._stop(trainer, number)
+        self._ask()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop behind an epoch, which the Recorder has saved; the last one ends the run anyway."""
@@ -117,6 +120,10 @@ class Preemption(Checkpoint):
         averaged = self._swa is not None and trainer.current_epoch + 2 == trainer.max_epochs
         if not averaged and not ends(trainer) and (number := self._agreed()):
             raise Stopped(number)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave no question open, of which another process may wait to be rid."""
+        self._answer()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint written during validation begin with it."""
@@ -132,13 +139,34 @@ class Preemption(Checkpoint):
         last = trainer.current_epoch + 1 == trainer.max_epochs
         return stops_early(trainer) or (self._swa is not None and last)
 
-    def _agreed(self, wish: int = 0) -> int:
-        """Return the signal any process received, else the largest wish; every process calls it."""
-        if self._group is None:
-            return self._signal or wish
-        weight = RANK * (self._signal in REQUEUE_SIGNALS)
-        flag = torch.tensor([weight + (self._signal or wish)])
-        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+    def _due(self, trainer: Trainer) -> int:
+        """Return SAVE where the first process finds that a checkpoint is due."""
+        return SAVE * (trainer.is_global_zero and time.monotonic() - self._saved >= self.interval)
+
+    def _agreed(self) -> int:
+        """Return the signal any process has received, whichever was asked for before; every process waits for it."""
+        self._answer()
+        self._ask()
+        return self._heard()
+
+    def _heard(self, wish: int = 0) -> int:
+        """Return the signal any process had received when it last asked, else the largest wish; alone, this one's."""
+        return self._signal or wish if self._group is None else self._answer()
+
+    def _ask(self, wish: int = 0) -> None:
+        """Tell the others of this process's signal, else of its wish; every process calls it."""
+        if self._group is not None:
+            weight = RANK * (self._signal in REQUEUE_SIGNALS)
+            flag = torch.tensor([weight + (self._signal or wish)])
+            work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            self._question = work, flag
+
+    def _answer(self) -> int:
+        """Return what all processes were asked last, the most of it; 0 where nothing is open."""
+        if self._question is None:
+            return 0
+        (work, flag), self._question = self._question, None
+        work.wait()
         return int(flag.item()) % RANK
 
     def _stop(self, trainer: Trainer, number: int) -> None:

@@ -80,7 +80,7 @@ class Segment:
 
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
-        check(data, trainer)
+        check(model, data, trainer)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         self._checkpoint(trainer, model, start)

@@ -26,6 +26,14 @@ def test_what_forks_or_spawns_is_refused_before_anything_is_made(cli, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_accumulated_gradients_of_a_static_graph_are_refused(cli, tmp_path):
+    options = "DDPStrategy --trainer.strategy.static_graph true --trainer.accumulate_grad_batches 2"
+    refused = cli(f"fit {SMALL} --trainer.accelerator cpu --trainer.devices 2 --trainer.strategy {options}")
+    assert refused.status == 2, refused.err
+    assert "gradients are accumulated, over 2 batches here" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true"])
 def test_others_train(cli, strategy):
     assert cli(f"fit {SMALL} --trainer.fast_dev_run true --trainer.strategy {strategy} --trainer.devices 1").status == 0

@@ -97,7 +97,7 @@ def test_batches_that_devices_cannot_share(devices, accumulated, said):
         ({"std": [0.5, 0.0, 0.5]}, "fractions in"),
         ({"crop_padding": 32, "padding_mode": "reflect"}, "cannot be reflected"),
         ({"flip": "random"}, "allowed: true or false, alternating, null"),
-        ({"first_size": 40, "grow_epochs": [0, 2]}, "less than the image's 32 pixels"),
+        ({"first_size": 40, "grow_epochs": [0, 2]}, "less than the 32 pixels that training images grow to"),
         ({"grow_epochs": [0, 2]}, "belong together"),
     ],
 )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reslightning.cluster.staging import release
 from reslightning.commands.pack import main as pack
-from reslightning.data import ImageFolder, ImageNet
+from reslightning.data import ImageFolder, ImageNet, decode, on_device
 from reslightning.data.sampler import EvalSampler, TrainSampler
 from reslightning.errors import UserError
 from tests import images
@@ -192,15 +195,52 @@ def test_fine_tuning_with_a_new_head(cli, reference, tmp_path):
     assert checkpoint(tmp_path / "run")["class_names"] == ["cat", "dog", "emu"]
 
 
-def test_decoding_on_the_device(cli, tree, tmp_path):
-    """On a CPU, which decodes the same JPEGs; where they are cut is the same, how they are scaled differs a little."""
+def test_decoding_on_the_device(tmp_path):
+    """On a CPU, by the same calls: the same bits where a crop is not scaled, as only its scaling is another's."""
     root = images.tree(tmp_path / "t")
-    odd = root / "train" / "n01440764" / "n01440764_0.JPEG"
-    odd.write_bytes(images.jpeg(0, progressive=True))
-    both = [ImageFolder(root=str(root), num_workers=0, device_decode=device, **SIZES) for device in (False, True)]
-    for one, other in zip(*(all_batches(data, "train") for data in both), strict=True):
-        assert torch.equal(one[1], other[1])
-        assert (one[0] - other[0]).abs().mean() < 0.05
+    folder = root / "train" / "n01440764"
+    (folder / "n01440764_0.JPEG").write_bytes(images.jpeg(0, progressive=True))
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 6
+    (folder / "n01440764_1.JPEG").write_bytes(images.jpeg(1, exif=exif))
+    for upright in (False, True):
+        options = SIZES | {"exif_orientation": upright}
+        both = [ImageFolder(root=str(root), num_workers=0, device_decode=device, **options) for device in (False, True)]
+        for one, other in zip(*(all_batches(data, "train") for data in both), strict=True):
+            assert torch.equal(one[1], other[1])
+            assert (one[0] - other[0]).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("turn", decode.TURNS)
+def test_the_device_decodes_what_is_stored_to_the_same_bits(turn):
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = turn
+    content = images.jpeg(turn, 60, 48, exif=exif)
+    middle = decode.Box(7, 9, 32, 32)
+    found = on_device.decoded([(on_device.as_stored(content), middle)], torch.device("cpu"), 32)
+    expected = decode.decode(content)[7:39, 9:41]
+    assert np.array_equal(found[0].permute(1, 2, 0), expected)
+
+
+def test_a_run_that_decodes_on_the_device_goes_on_to_the_same_bits(cli, tree, tmp_path):
+    line = f"{LINE} --data.root {tree} --data.device_decode true --data.num_workers 1 --run_dir"
+    strike = STRIKE.format(mark=tmp_path / "mark", step=5, place="train", name="SIGTERM")
+    assert cli(f"{line} {tmp_path}/reference").status == 0
+    assert cli(f"{line} {tmp_path}/run {strike}").status == 75
+    assert cli(f"{line} {tmp_path}/run {strike}").status == 0
+    assert_same_result(tmp_path / "run", tmp_path / "reference")
+
+
+def test_a_decoder_that_is_missing(cli, tree, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    result = cli(f"{LINE} --data.root {tree} --data.device_decode true --run_dir {tmp_path}/run")
+    assert result.status == 2
+    assert "data.device_decode needs torchcodec" in result.err
+    assert "pip install 'reslightning[decode]'" in result.err
+    assert not (tmp_path / "run").exists()
+    assert cli(f"{LINE} --data.root {tree} --run_dir {tmp_path}/run").status == 0
+    line = f"validate --run_dir {tmp_path}/run --data.device_decode true"
+    assert cli(line).status == 0  # which decodes nothing on the device
 
 
 def test_staging_a_tar_with_its_labels_and_index(cli, tree, tmp_path):

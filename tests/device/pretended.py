@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CUDA = torch.device("cuda:0")
 ROOT = Path(__file__).parents[2]
 MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+# Steps of optimizers as one kernel, which change tensors in place, and of which FakeTensors know no shapes.
+FUSED = {torch.ops.aten._fused_sgd_.default, torch.ops.aten._fused_adamw_.default}
 MASKED = {torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
 
@@ -42,9 +44,11 @@ class Device(TorchDispatchMode):
 
     Attributes:
         steady: whether copies that block are refused, too, which a first step may make.
+        copied: how many tensors the host has copied to the device.
     """
 
     steady = False
+    copied = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
@@ -58,11 +62,18 @@ class Device(TorchDispatchMode):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         self._check(func, args, kwargs)
+        if func in FUSED:
+            return None
         args, kwargs = tree_map_only(Tensor, self._there, (args, kwargs))
         try:
             return func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise self._wait(f"{error.func} needs a tensor's numbers") from error
+
+    def synchronize(self, device: Any = None) -> None:
+        """Refuse what waits by its name, as ``torch.cuda.synchronize`` does."""
+        if self.steady:
+            raise self._wait("the device is waited for")
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         """Refuse what FakeTensors would let pass."""
@@ -71,6 +82,7 @@ class Device(TorchDispatchMode):
             to_host = func is torch.ops.aten._to_copy.default and kwargs.get("device", CUDA).type == "cpu"
             if to_host or (host and not _fake(args[0]) and func is torch.ops.aten.copy_.default):
                 raise self._wait("a tensor of the device is copied to the host")
+            self.copied += len(host)
             blocks = not kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
             if self.steady and host and blocks:
                 raise self._wait("a tensor of the host is copied to the device, which is waited for: non_blocking=True")
@@ -90,6 +102,17 @@ class Device(TorchDispatchMode):
         ours = next(f for f in frames if Path(f.filename).is_relative_to(ROOT))
         places = {f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}": None for f in (ours, within)}
         return WaitError(f"{what}\n" + "\n".join(f"  {place}" for place in places))
+
+
+class Event:
+    """A ``torch.cuda.Event``, which marks a place in the device's work, and is asked whether that is done."""
+
+    def record(self) -> None:
+        """Mark what comes before."""
+
+    def query(self) -> bool:
+        """Whether it is done."""
+        return False
 
 
 def _fake(given: Any) -> bool:

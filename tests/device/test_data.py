@@ -3,10 +3,11 @@
 import inspect
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
-from reslightning.data import ImageFolder, augmentations, autoaugment
+from reslightning.data import ImageFolder, augmentations, autoaugment, decode
 from reslightning.data.base import DataModule
 from reslightning.data.memory import InMemory
 from tests.device.pretended import CUDA, steady
@@ -46,8 +47,11 @@ def test_an_augmentation_waits_for_nothing(device, operations, name, value):
     training = Training(None, noise(**({"flip": False} | {name: value} | grows)))
     training.data.trainer = training.trainer
     training.transferred(indices(0, 1))  # the images, and what they are normalised by, come to the device
+    before = device.copied
     with steady(device):
         images, labels, numbers = training.transferred(indices(1, 200))
+    # The indices; what is drawn of them is computed on the device, but for operations, which the host chooses.
+    assert device.copied == before + 1 or name == "policy"
     assert (images.device, labels.device, numbers.device) == (CUDA,) * 3
     assert images.shape == (200, 3, *[value if name == "first_size" else 8] * 2)
     assert labels.shape == ((200, 7) if name in ("mixup", "cutmix") else (200,))
@@ -79,6 +83,22 @@ def test_files_with_their_channels_last_are_mirrored_without_waiting(device):
         images, *_ = training.transferred(batch)
     assert images.device == CUDA
     assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_files_that_the_device_decodes_wait_for_nothing_but_their_decoding(device, monkeypatch):
+    def pictures(encoded, device):
+        return [torch.zeros(3, 40, 50, dtype=torch.uint8, device=device) for _ in encoded]
+
+    monkeypatch.setattr("torchcodec.decoders.decode_jpeg", pictures)
+    data = ImageFolder(train_size=16, flip=True, device_decode=True)
+    training = Training(None, data)
+    data.trainer = training.trainer
+    part = np.zeros(300, np.uint8), decode.Box(1, 2, 20, 24)
+    batch = [part, np.zeros((16, 16, 3), np.uint8), part], torch.zeros(3, dtype=torch.int64), indices(0, 3), []
+    training.transferred(batch)
+    with steady(device):
+        images, *_ = training.transferred(batch)
+    assert (images.device, images.shape) == (CUDA, (3, 3, 16, 16))
 
 
 def test_images_are_labelled_by_a_network_s_classes_without_waiting(device):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -27,10 +28,20 @@ def noise(**options: Any) -> Uneven:
 
 
 class Training:
-    """What a Trainer would do with a network and its data, less the Trainer."""
+    """What a Trainer would do with a network and its data, less the Trainer.
 
-    def __init__(self, model: ImageClassifier, data: DataModule) -> None:
-        self.model, self.data = model, data
+    Args:
+        model: the network.
+        data: the data.
+        precision: 32-true, or with autocast bf16-mixed.
+        clip: the length that gradients are clipped to, 0 for none.
+    """
+
+    def __init__(
+        self, model: ImageClassifier, data: DataModule, *, precision: str = "32-true", clip: float = 0.0
+    ) -> None:
+        self.model, self.data, self.clip = model, data, clip
+        self.precision = Precision() if precision == "32-true" else MixedPrecision(precision, "cuda")
         self.trainer = SimpleNamespace(
             datamodule=data,
             callbacks=[],
@@ -40,6 +51,10 @@ class Training:
             sanity_checking=False,
             current_epoch=0,
             global_step=0,
+            world_size=1,
+            is_last_batch=False,
+            is_global_zero=True,
+            should_stop=False,
             max_epochs=2,
             accumulate_grad_batches=1,
             limit_train_batches=1.0,
@@ -77,10 +92,14 @@ class Training:
     def step(self, batch: Any, number: int) -> None:
         """Train one batch, the ``number``-th of its epoch, from 0."""
         batch = self.transferred(batch)
-        loss = self.model.training_step(batch, number)
+        for callback in self.callbacks:
+            callback.on_train_batch_start(self.trainer, self.model, batch, number)
+        with self.precision.forward_context():
+            loss = self.model.training_step(batch, number)
         self.optimizer.zero_grad()
         loss.backward()
         self.model.on_before_optimizer_step(self.optimizer)
+        self.precision.clip_gradients(self.optimizer, self.clip)
         self.optimizer.step()
         self.scheduler.step()
         self.trainer.global_step += 1

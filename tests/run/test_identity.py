@@ -31,6 +31,7 @@ def changed(group, **values):
         changed("data", init_args={"root": "b", "batch_size": 128, "num_workers": 4, "download": True}),
         CONFIG | {"run_dir": "elsewhere"},
         changed("model", norm_momentum=None, ema_warmup=None, optim={"lr": 0.1, "norm_bias_lr": None}),
+        changed("model", activation_checkpointing=True),
     ],
 )
 def test_what_does_not_determine_the_result(config):

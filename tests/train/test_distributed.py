@@ -57,6 +57,17 @@ def test_two_processes_are_one(cli, tmp_path):
     assert both["metrics"]["val/loss"] == pytest.approx(single["metrics"]["val/loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("extra", ["", "--trainer.accumulate_grad_batches 2 --trainer.gradient_clip_val 0.5"])
+def test_gradients_that_lie_where_they_are_reduced_have_the_same_bits(tmp_path, extra):
+    note = "--trainer.callbacks+=tests.observers.Buckets --trainer.callbacks.file"
+    line = f"fit {SMALL} {TWO} {extra} --trainer.max_epochs 2"
+    run(f"{line} --run_dir {tmp_path}/run {note} {tmp_path}/by_default")
+    ddp = "--trainer.strategy DDPStrategy --trainer.strategy.gradient_as_bucket_view false"
+    run(f"{line} --run_dir {tmp_path}/reference {ddp} {note} {tmp_path}/apart")
+    assert [(tmp_path / name).read_text() for name in ("by_default", "apart")] == ["True", "False"]
+    assert_same_result(tmp_path / "run", tmp_path / "reference")
+
+
 def test_a_run_goes_on_with_another_number_of_processes(cli, tmp_path):
     note = f"--trainer.callbacks+=tests.observers.Note --trainer.callbacks.file {tmp_path}"
     strike = f"--trainer.callbacks+=tests.observers.Strike --trainer.callbacks.mark {tmp_path}/mark"

@@ -140,6 +140,21 @@ def test_every_optimizer_keeps_what_its_row_says(name):
     assert kept == OPTIMIZERS[name].kept * sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_as_the_device_takes_them_also_from_a_checkpoint_of_another(name):
+    model = torch.nn.Linear(30, 20)
+    optimizer = make_optimizer(model, Optim(name=name))
+    model(torch.ones(1, 30)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        assert not group["fused"]  # which would round otherwise on a CPU
+        group["fused"] = True  # a GPU's
+    optimizer.load_state_dict(state)
+    assert not any(group["fused"] for group in optimizer.param_groups)
+    optimizer.step()
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_warms_up_and_stays_within_its_peak(name):
     factor = make_factor(Schedule(name=name, warmup=1), 10, 5)

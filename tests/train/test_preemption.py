@@ -76,6 +76,15 @@ def test_workers_change_neither_order_nor_bits(cli, finished, tmp_path):
     assert_same_result(run, reference)
 
 
+def test_a_run_goes_on_to_the_same_bits_whether_its_blocks_are_computed_again_or_not(cli, finished, tmp_path):
+    strike = STRIKE.format(mark=tmp_path / "mark", step=6, place="train", name="SIGTERM")
+    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir {tmp_path}/run {strike} --model.activation_checkpointing"
+    assert cli(f"{line} true").status == 75
+    assert cli(f"{line} false").status == 0
+    assert_same_result(tmp_path / "run", finished(cli))
+    assert "nothing to do" in cli(f"{line} true").out
+
+
 def test_accumulated_and_limited_epochs_resume(cli, tmp_path):
     line = (
         f"fit {SMALL} --trainer.max_epochs 3 --trainer.accumulate_grad_batches 2 --trainer.limit_train_batches 8 "
