@@ -132,7 +132,7 @@ def test_a_run_s_network_is_the_one_that_is_evaluated(cli, finished, tmp_path, e
     assert torch.allclose(logits.softmax(1), probabilities(tmp_path / "all.csv"), atol=1e-5)
     guesses = [model.class_names[guess] for guess in logits.argmax(1)]
     assert guesses == [str(int(line)) for line in probabilities(tmp_path / "all.csv").argmax(1)]
-    assert (model.image_size, model.eval_resize, model.eval_size, model.interpolation) == (8, None, 8, None)
+    assert (model.image_size, model.eval_resize, model.eval_size, model.interpolation) == (4, None, 4, None)
     assert isinstance(ImageClassifier.from_run(str(run)), ImageClassifier)
     facts = summary(run)
     assert (facts["mean"], facts["std"], facts["image_size"]) == (model.mean.tolist(), model.std.tolist(), 8)
@@ -152,7 +152,7 @@ def test_what_an_older_checkpoint_lacks_is_in_its_configuration_or_said(cli, fin
     (run / "summary.json").write_text('{"format": 1, "run_id": "x"}')
     older = reslightning.load(run)
     assert torch.equal(older.mean, whole.mean)
-    assert (older.class_names, older.eval_size) == (whole.class_names, 8)
+    assert (older.class_names, older.eval_size) == (whole.class_names, 4)
     (run / "config.yaml").unlink()
     with pytest.warns(UserWarning, match="neither checkpoint nor config.yaml says class_names, mean, std, image_size"):
         assert reslightning.load(run).mean is None

@@ -149,7 +149,7 @@ def _outside_options(words: Sequence[str], files: Sequence[dict[str, Any]]) -> d
     given = [content["data"] for content in files if content.get("data")]
     paths = [data.get("class_path") if isinstance(data, dict) else data for data in given]
     path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")
-    if "." not in path or path.startswith("reslightning."):
+    if "." not in path or path.startswith("reslightning.data."):
         return {}
     return {f"data.{name}": Any for name in parameters(registry.load(path)) if name != "seed"}
 

@@ -8,11 +8,11 @@ from reslightning.cli.parser import CommandParser
 from reslightning.commands.bench_data import bench_data
 from reslightning.commands.bench_evaluate import bench_evaluate
 from reslightning.commands.bench_scale import bench_scale
+from reslightning.commands.bench_synthetic import SYNTHETIC, data_set
 from reslightning.commands.bench_train import AGAINST, bench_train
 from reslightning.data.registry import DATA_SETS
-from reslightning.data.synthetic import SYNTHETIC, data_set
 from reslightning.errors import UserError
-from reslightning.models.architectures import get_architecture
+from reslightning.models.architectures import check_trainable, get_architecture
 
 WHAT = {"data": bench_data, "train": bench_train, "scale": bench_scale, "evaluate": bench_evaluate}
 # What is measured that looks at an option.
@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     for name in ("rounds", "steps", "batch_size", "seconds", "size", "gpu_rate"):
         if args[name] is not None and not args[name] > 0:
             parser.error(f"--{name}={args[name]} is not allowed; it must be above zero")
+    if args.what in TRAINING:
+        check_trainable(args.arch)
     if args.data is None:
         args.data = _default_data(args)
     _refuse_idle(args, parser.get_defaults())

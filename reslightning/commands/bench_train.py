@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
-import os
 import platform
-import shutil
 import statistics
 import tempfile
 import time
@@ -23,12 +20,13 @@ from torch import Tensor
 
 from reslightning.commands.bench_data import Batches, batches, forever, in_turn, plain_file_loader, plain_memory_loader
 from reslightning.commands.bench_fit import fit
+from reslightning.commands.bench_synthetic import SYNTHETIC, data_set
 from reslightning.commands.bench_ways import PARTS, Found, Turn, Turns, Way, times_as_fast
 from reslightning.data.base import DataModule
-from reslightning.data.synthetic import SYNTHETIC, data_set
 from reslightning.errors import UserError
-from reslightning.models.architectures import check_trainable, cost, get_architecture
+from reslightning.models.architectures import cost, get_architecture
 from reslightning.models.resnet import build_model
+from reslightning.train.hardware import missing_compiler
 from reslightning.train.memory import keep_freed_memory
 from reslightning.train.optim import Optim, make_optimizer
 from reslightning.train.throughput import WARM_UP, now
@@ -103,7 +101,6 @@ def chosen(args: Namespace) -> Work:
     Raises:
         UserError: there is no such network, device or data.
     """
-    check_trainable(args.arch)
     network = get_architecture(args.arch)
     sized = args.data == SYNTHETIC or data_set(args.data).reads_files
     size = (args.size or network.image_size) if sized else None
@@ -200,7 +197,7 @@ def bench_train(args: Namespace) -> None:
         raise UserError(f"--against={args.against} names {', '.join(unknown)}; allowed: {', '.join(AGAINST)}")
     images = f"images of {work.size} x {work.size}" if work.size else "its images"
     print(f"{work.arch}, {work.data}, batches of {work.batch_size} {images}; {hardware(work.device)}", flush=True)
-    if "compiled" in against and (missing := _no_compiler(work.device)):
+    if "compiled" in against and (missing := missing_compiler(work.device.type)):
         print(f"  not measured: torch.compile, which needs {missing}")
         against.remove("compiled")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ended:
@@ -240,14 +237,6 @@ def _ways(work: Work, against: Sequence[str], folder: Path) -> dict[str, Callabl
     if "plain" in against:
         ways[PLAIN] = functools.partial(loop, fast=False, compiled=False)
     return ways
-
-
-def _no_compiler(device: torch.device) -> str | None:
-    """Return what torch.compile lacks for a device, None if nothing."""
-    if device.type == "cuda":
-        return None if importlib.util.find_spec("triton") else "the package triton"
-    compilers = [os.environ.get("CXX", "g++"), "clang++"]
-    return None if any(map(shutil.which, compilers)) else "a C++ compiler: g++, or what $CXX names"
 
 
 def _print_rates(found: dict[str, list[Found]], batch_size: int) -> None:

@@ -279,7 +279,6 @@ class ImageClassifier(Evaluator):
             self.factor = course(self.schedule, self.trainer, steps_per_epoch(self.trainer))
             for group in scheduler.optimizer.param_groups if self.trainer.global_step == 0 else ():
                 group["lr"] = group["initial_lr"] * self.factor(0)
-        self._weights = list(self.model.parameters())  # to look for them takes as long as their gradients' length
         self.on_train_epoch_start()  # which Lightning leaves out where it goes on within an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -322,7 +321,7 @@ class ImageClassifier(Evaluator):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Note the step's rate, and add the length of its gradient, before it is clipped."""
         self._stepped = values(optimizer)
-        gradients = [parameter.grad for parameter in self._weights if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self.train_metrics.stepped(nn.utils.get_total_norm(gradients))
 
     def on_train_epoch_end(self) -> None:

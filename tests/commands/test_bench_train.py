@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import re
+import shutil
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_what_cannot_be_measured_is_named(cli, line, said, monkeypatch):
 
 
 def test_torch_compile_needs_a_compiler(cli, monkeypatch):
-    monkeypatch.setattr(bench_train.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     result = cli(f"bench train --data synthetic {SMALL} --against compiled,loop --rounds 1")
     assert result.status == 0, result.err
     assert "not measured: torch.compile, which needs a C++ compiler" in result.out

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reslightning.data.synthetic import DIFFERENT, IMAGES, Synthetic
+from reslightning.commands.bench_synthetic import DIFFERENT, IMAGES, Synthetic
 from reslightning.errors import UserError
 
 
