@@ -135,7 +135,7 @@ def test_a_fault_is_seen_by_cases_that_are_drawn(server, scene, tmp_path):
 
 
 def forget_momentum() -> None:
-    OPTIMIZERS["sgd"] = OPTIMIZERS["sgd"]._replace(make=lambda groups, optim: torch.optim.SGD(groups))
+    OPTIMIZERS["sgd"] = OPTIMIZERS["sgd"]._replace(make=lambda groups, optim, fused: torch.optim.SGD(groups))
 
 
 def test_an_option_that_the_optimizer_does_not_get_is_seen(server, scene, tmp_path):
