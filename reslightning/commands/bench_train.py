@@ -195,7 +195,7 @@ def bench_train(args: Namespace) -> None:
     work, against = chosen(args), args.against.split(",")
     if unknown := set(against) - set(AGAINST):
         raise UserError(f"--against={args.against} names {', '.join(unknown)}; allowed: {', '.join(AGAINST)}")
-    images = f"images of {work.size} x {work.size}" if work.size else "its images"
+    images = f"images of {work.size} x {work.size}" if work.size else "images"
     print(f"{work.arch}, {work.data}, batches of {work.batch_size} {images}; {hardware(work.device)}", flush=True)
     if "compiled" in against and (missing := missing_compiler(work.device.type)):
         print(f"  not measured: torch.compile, which needs {missing}")
