@@ -40,7 +40,7 @@ WITHOUT_TORCH = {
     "analysis.gradient_findings",
     *("commands.analyze", "commands.analyze_gradients", "commands.analyze_deep_gp", "analysis.gradient_figures"),
     *("commands.analyze_responses", "analysis.response_figures", "commands.analyze_lesions", "analysis.lesion_figures"),
-    *("commands.train", "train.hardware", "train.memory"),
+    *("commands.train", "commands.bench", "train.hardware", "train.memory"),
 }
 HEAVY = {"torch", "torchvision", "lightning", "wandb", "numpy"}
 # Whose private attributes may be touched in which module alone: Lightning's, jsonargparse's and submitit's.

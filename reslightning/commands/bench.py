@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from jsonargparse import Namespace
 
+from reslightning.cli.loading import loading
 from reslightning.cli.parser import CommandParser
-from reslightning.commands.bench_data import bench_data
-from reslightning.commands.bench_evaluate import bench_evaluate
-from reslightning.commands.bench_scale import bench_scale
-from reslightning.commands.bench_synthetic import SYNTHETIC, data_set
-from reslightning.commands.bench_train import AGAINST, bench_train
 from reslightning.data.registry import DATA_SETS
 from reslightning.errors import UserError
 from reslightning.models.architectures import check_trainable, get_architecture
 
-WHAT = {"data": bench_data, "train": bench_train, "scale": bench_scale, "evaluate": bench_evaluate}
+if TYPE_CHECKING:
+    from reslightning.data.base import DataModule
+
+WHAT = ("data", "train", "scale", "evaluate")  # each a module, bench_data say, with a function of its name
+SYNTHETIC = "synthetic"  # beside the names of the registry
+AGAINST = {
+    "loop": "the same work in a bare loop",
+    "compiled": "that loop, and fit, with torch.compile",
+    "plain": "a hand-written loop in fp32 over torchvision's own loader",
+}
 # What is measured that looks at an option.
 TRAINING = ("train", "scale")
 FILE_SIZE = 224  # pixels
@@ -41,10 +49,15 @@ def main(argv: list[str]) -> int:
         check_trainable(args.arch)
     if args.data is None:
         args.data = _default_data(args)
-    _refuse_idle(args, parser.get_defaults())
+    name = f"bench_{args.what}"
+    with loading():
+        from reslightning.commands.bench_synthetic import data_set
+
+        measure = getattr(importlib.import_module(f"reslightning.commands.{name}"), name)
+    _refuse_idle(args, parser.get_defaults(), data_set(args.data))
     if args.size is None and args.what not in TRAINING:
         args.size = FILE_SIZE
-    WHAT[args.what](args)
+    measure(args)
     return 0
 
 
@@ -55,7 +68,7 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "what",
-        choices=list(WHAT),
+        choices=WHAT,
         help="data: the loader on one core against torchvision's data set with PIL transforms; train: fit's own step "
         "against bare loops, where its time goes, memory, and the share of the device's matrix products; scale: "
         "several processes that train together; evaluate: test by center and ten-crop against a hand-written loop",
@@ -93,9 +106,8 @@ def _default_data(args: Namespace) -> str:
     return "CIFAR10"
 
 
-def _refuse_idle(args: Namespace, defaults: Namespace) -> None:
-    """Raise UserError for options that what is measured does not look at."""
-    kind = data_set(args.data)
+def _refuse_idle(args: Namespace, defaults: Namespace, kind: type[DataModule]) -> None:
+    """Raise UserError for options that what is measured, on this kind of data, does not look at."""
     of = FILES if kind.reads_files else NOISE if args.data == SYNTHETIC else MEMORY
     if args.data == SYNTHETIC and args.what not in TRAINING:
         raise UserError(f"--data={SYNTHETIC} is nothing to bench {args.what}; allowed: {', '.join(DATA_SETS)}")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from reslightning.commands.bench_data import in_turn
 from reslightning.commands.bench_fit import fit
 from reslightning.commands.bench_train import Work, chosen, hardware
-from reslightning.commands.bench_ways import WHOLE, WITHOUT, Found, Turn, Way, free_port, times_as_fast
+from reslightning.commands.bench_ways import WHOLE, WITHOUT, Found, Turn, Way, times_as_fast
 from reslightning.errors import UserError
 from reslightning.train.throughput import WARM_UP
 
@@ -76,7 +77,7 @@ def _measured(work: Work, processes: int, threads: int, rounds: int, steps: int)
     with tempfile.TemporaryDirectory() as folder:
         together = dataclasses.replace(work, batch_size=work.batch_size * processes)
         words = together.words(str(processes), run_dir=Path(folder) / "run")
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
         environments = [meeting | {"LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
         with Way(functools.partial(fit, words=words), environments, threads) as way:
             way.measure(Turn(WARM_UP))

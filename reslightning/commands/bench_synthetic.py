@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from reslightning.commands.bench import SYNTHETIC
 from reslightning.data.base import SIZE, DataModule
 from reslightning.data.memory import InMemory
 from reslightning.data.options import keep
 from reslightning.data.registry import Split, load
 from reslightning.ranges import Range
 
-SYNTHETIC = "synthetic"  # what commands call it, beside the names of the registry
 IMAGES = 2**20  # an epoch's, about as many as ImageNet has
 DIFFERENT = 512  # of them: the others repeat these
 

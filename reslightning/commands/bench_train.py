@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import platform
 import statistics
 import tempfile
 import time
@@ -18,24 +17,20 @@ import torch.nn.functional as F
 from jsonargparse import Namespace
 from torch import Tensor
 
+from reslightning.commands.bench import AGAINST, SYNTHETIC
 from reslightning.commands.bench_data import Batches, batches, forever, in_turn, plain_file_loader, plain_memory_loader
 from reslightning.commands.bench_fit import fit
-from reslightning.commands.bench_synthetic import SYNTHETIC, data_set
+from reslightning.commands.bench_synthetic import data_set
 from reslightning.commands.bench_ways import PARTS, Found, Turn, Turns, Way, times_as_fast
 from reslightning.data.base import DataModule
 from reslightning.errors import UserError
 from reslightning.models.architectures import cost, get_architecture
 from reslightning.models.resnet import build_model
-from reslightning.train.hardware import missing_compiler
+from reslightning.train.hardware import missing_compiler, processor
 from reslightning.train.memory import keep_freed_memory
 from reslightning.train.optim import Optim, make_optimizer
 from reslightning.train.throughput import WARM_UP, now
 
-AGAINST = {
-    "loop": "the same work in a bare loop",
-    "compiled": "that loop, and fit, with torch.compile",
-    "plain": "a hand-written loop in fp32 over torchvision's own loader",
-}
 PASSES = 3  # a training step's arithmetic, in forward passes: backward takes the gradients of inputs and of weights
 
 
@@ -130,16 +125,8 @@ def hardware(device: torch.device) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         threads = torch.get_num_threads()
-        name = f"{_processor()}, {threads} thread{'s' * (threads > 1)}{', and its GPU' * (device.type == 'mps')}"
+        name = f"{processor()}, {threads} thread{'s' * (threads > 1)}{', and its GPU' * (device.type == 'mps')}"
     return f"{name}; torch {torch.__version__}"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 # -- the loops by hand -------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -180,10 +179,3 @@ def _live(
 def times_as_fast(first: Sequence[Found], second: Sequence[Found]) -> float:
     """Return how many times as fast the first way is: the median of the rounds' ratios."""
     return statistics.median(b.seconds / a.seconds for a, b in zip(first, second, strict=True))
-
-
-def free_port() -> int:
-    """Return a port that processes of this machine can meet at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

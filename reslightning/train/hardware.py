@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -47,12 +48,22 @@ def check_compiler(device: str) -> None:
 
 def has(instructions: frozenset[str]) -> bool | None:
     """Whether this machine's CPUs have one of these instructions; None where the system does not say."""
+    named = _told("flags", "Features")
+    return None if named is None else bool(instructions & {*named.split()})
+
+
+def processor() -> str:
+    """Return what the system calls this machine's CPUs."""
+    return _told("model name") or platform.processor() or platform.machine()
+
+
+def _told(*names: str) -> str | None:
+    """Return what the system tells of the first CPU by one of these names; None where it does not."""
     try:
         lines = CPUS.read_text().splitlines()
     except OSError:
         return None
-    named = (line.split() for line in lines if line.startswith(("flags", "Features")))
-    return next((bool(instructions & {*names}) for names in named), None)
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), None)
 
 
 def emulated(precision: str, device: str) -> str | None:

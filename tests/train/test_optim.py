@@ -129,23 +129,26 @@ def test_values_out_of_range(options, said):
         options()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_keeps_what_its_row_says(name):
-    """A run's room for checkpoints is reckoned by it."""
+def stepped(name):
+    """Return a layer and its optimizer behind a first step."""
     model = torch.nn.Linear(30, 20)
     optimizer = make_optimizer(model, Optim(name=name))
     model(torch.ones(1, 30)).sum().backward()
     optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_keeps_what_its_row_says(name):
+    """A run's room for checkpoints is reckoned by it."""
+    model, optimizer = stepped(name)
     kept = sum(v.numel() for s in optimizer.state_dict()["state"].values() for v in s.values() if v.ndim)
     assert kept == OPTIMIZERS[name].kept * sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_as_the_device_takes_them_also_from_a_checkpoint_of_another(name):
-    model = torch.nn.Linear(30, 20)
-    optimizer = make_optimizer(model, Optim(name=name))
-    model(torch.ones(1, 30)).sum().backward()
-    optimizer.step()
+    _, optimizer = stepped(name)
     state = optimizer.state_dict()
     for group in state["param_groups"]:
         assert not group["fused"]  # which would round otherwise on a CPU
