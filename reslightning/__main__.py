@@ -16,12 +16,13 @@ from typing import Any
 
 from reslightning import __version__
 from reslightning.cli.showing import shows
-from reslightning.cluster.allocation import check_numbers, job_id
-from reslightning.cluster.requeue import REQUEUE_SIGNALS
+from reslightning.cluster.allocation import check_numbers, first_task, job_id
+from reslightning.cluster.requeue import REQUEUE_SIGNALS, give_up
 from reslightning.errors import (
     FULL,
     SIGNALS,
     Assumed,
+    LostProcessError,
     TrainingError,
     UserError,
     meaning,
@@ -60,8 +61,9 @@ COMMANDS = {
     "bench": ("reslightning.commands.bench", "measure the data loader or training against the plain way"),
 }
 
-# Seconds in which a mistake that all of a job's tasks find is said by the first, and ends the others.
-LEADER_FIRST = 5.0
+# Seconds in which a mistake that all of a job's tasks find is said by the first, and ends the others; imports on
+# another node may take so much longer.
+LEADER_FIRST = 30.0
 
 
 class Unread:
@@ -174,6 +176,8 @@ def _run(argv: list[str]) -> int:
     except UserError as error:
         return _mistake(error)
     except TrainingError as error:
+        if not isinstance(error, LostProcessError):
+            give_up()
         print(f"reslightning: {printable(str(error))}", file=sys.stderr)
         return 1
     finally:
@@ -183,8 +187,9 @@ def _run(argv: list[str]) -> int:
 
 
 def _mistake(error: UserError) -> int:
-    if job_id() and os.environ.get("SLURM_PROCID", "0") != "0":
+    if not first_task():
         time.sleep(LEADER_FIRST)
+    give_up()
     print(f"reslightning: {printable(str(error))}", file=sys.stderr)
     return 2
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reslightning.cli.configs import load_config
+from reslightning.cluster.allocation import first_task
 from reslightning.errors import UserError
 from reslightning.run import layout
 from reslightning.run.directory import Run
@@ -56,7 +57,7 @@ def find_run(
             f"{said}\nGive the data and weights that it had, or another --run_dir; without one, what differs is "
             "another run."
         )
-    if os.environ.get("SLURM_PROCID", "0") == "0":
+    if first_task():
         print(f"{said}\nso this one is {besides}")
     _hand_on(besides)
     return run

@@ -45,6 +45,11 @@ def job_id() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def first_task() -> bool:
+    """Whether this process is the first of a job's tasks, or none of a job's."""
+    return not job_id() or os.environ.get("SLURM_PROCID", "0") == "0"
+
+
 def job_record() -> str:
     """Return what Slurm says of this job, and of no other task of its array; nothing where it does not answer."""
     try:

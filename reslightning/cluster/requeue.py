@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from reslightning.cluster.allocation import job_id, job_record, restarts, warn_of_limit
+from reslightning.cluster.allocation import first_task, job_id, job_record, restarts, warn_of_limit
 
 # Asks for a checkpoint and another start; a bare SIGTERM may be somebody's scancel, and only saves.
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 STARTS_WITHOUT_PROGRESS = 3  # in a row, then Slurm's restarts end
-# A file on the first node: empty until training begins, then the run's place; younger than the silence while it lives.
+# A file on the first node: empty until training begins, then the run's place; younger than the silence while it lives,
+# and gone when the first task has failed by what would fail again.
 ALIVE_VARIABLE = "RESLIGHTNING_ALIVE"
 SILENCE = 120.0  # seconds without a sign of life after which the first task counts as lost
 POLL, LOOKS = 10.0, 6  # it must be found silent so often: a suspended job wakes up with an old sign
@@ -38,6 +39,12 @@ def begun_in() -> Path | None:
     path = _alive()
     directory = path.read_text().removesuffix("\n") if path else ""
     return Path(directory) if directory else None
+
+
+def give_up() -> None:
+    """Say, as the first task, that another start would fail as this one: Slurm may kill the others for its end."""
+    if first_task() and (path := _alive()):
+        path.unlink(missing_ok=True)
 
 
 def beat() -> None:
@@ -86,10 +93,12 @@ def ended(status: int) -> int:
     """Requeue a job whose tasks were killed, and return the batch script's exit status.
 
     Tasks that were asked to stop have requeued the job themselves; a failed training, status 1 or
-    2, would fail again. What was killed, by the kernel for its memory or by its node's trouble,
-    goes on from its checkpoint.
+    2, would fail again, and of that the first task's word counts. What was killed, by the kernel for
+    its memory or by its node's trouble, goes on from its checkpoint.
     """
     path = _alive()
+    if path is None and os.environ.get(ALIVE_VARIABLE):
+        return min(status, 2)
     never_began = path is not None and path.stat().st_size == 0
     if path:
         path.unlink()

@@ -63,7 +63,7 @@ def test_only_the_first_task_says_a_mistake_at_once(job, cli, monkeypatch):
     monkeypatch.setattr("reslightning.__main__.time.sleep", waited.append)
     job(SLURM_PROCID="3")
     assert cli("fit --model.arch resnet9").status == 2
-    assert waited == [5.0]
+    assert waited == [30.0]
 
 
 STEP = {"SLURM_JOB_ID": "9", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}

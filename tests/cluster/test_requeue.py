@@ -8,13 +8,15 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
-from reslightning import slurm
+from reslightning import __main__, slurm
 from reslightning.cluster import requeue
 from reslightning.cluster.allocation import check
-from reslightning.errors import stop_wanted
+from reslightning.commands import train
+from reslightning.errors import DivergedError, LostProcessError, UserError, stop_wanted
 from reslightning.run.lock import Lock
 from tests.cluster.conftest import program
 from tests.conftest import SMALL, assert_same_result, summary
@@ -62,6 +64,30 @@ def test_kills_before_training_began_are_not_repeated_for_ever(job, tmp_path, mo
     requeue.begun(tmp_path)
     assert requeue.ended(137) == 137
     assert "is requeued" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "requeued"),
+    [
+        ("0", UserError("a slip"), False),
+        ("1", UserError("a slip"), True),  # its node's alone perhaps; what was killed beside it counts
+        ("0", DivergedError("not finite"), False),
+        ("0", LostProcessError("gone"), True),
+    ],
+)
+def test_what_the_first_task_would_fail_of_again_is_not_requeued_for_a_task_that_was_killed_behind_it(
+    job, tmp_path, monkeypatch, task, error, requeued
+):
+    job(SLURM_PROCID=task)
+    monkeypatch.setattr(__main__, "LEADER_FIRST", 0)
+    monkeypatch.setenv("RESLIGHTNING_ALIVE", str(tmp_path / "marker"))
+    monkeypatch.setattr(train, "main", Mock(side_effect=error))
+    program(tmp_path, monkeypatch, "scontrol", f"echo $1 >> {tmp_path}/asked; echo JobState=RUNNING")
+    (tmp_path / "marker").touch()
+    assert __main__.main(["fit"]) == (2 if isinstance(error, UserError) else 1)
+    assert slurm.main(["ended", "137"]) == (137 if requeued else 2)
+    assert (tmp_path / "asked").exists() == requeued
+    assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize(
