@@ -23,14 +23,14 @@ def test_the_loader_s_verdict(waited, workers, cpus, said):
     assert said in verdict(waited, workers, cpus)
 
 
-def test_the_sizes_of_images_that_grow_are_said(cli):
+@pytest.mark.parametrize(("span", "early"), [("[0,1]", False), ("[1,2]", True)])
+def test_the_sizes_of_images_that_grow_are_said(cli, span, early):
     line = f"fit {LARGER} --trainer.limit_train_batches 1 --trainer.max_epochs 2 --run_dir run"
-    found = cli(f"{line} --data.first_size 4 --data.grow_epochs '[0,1]'")
+    found = cli(f"{line} --data.first_size 4 --data.grow_epochs {span}")
     assert found.status == 0, found.err
-    assert (
-        "images of 4 pixels up to epoch 1, of 8 from epoch 2 on; evaluated, and multiply-adds counted, at 8"
-        in found.out
-    )
+    assert ("warning: training ends at" in found.out) == early
+    last, first = (2, 3) if early else (1, 2)
+    assert f"of 4 pixels up to epoch {last}, of 8 from epoch {first} on; evaluated, and multiply-adds" in found.out
 
 
 def uneven(folder: Path, counts: dict[str, int], splits=("train", "val")) -> Path:
