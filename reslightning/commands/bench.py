@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
@@ -57,8 +58,17 @@ def main(argv: list[str]) -> int:
     _refuse_idle(args, parser.get_defaults(), data_set(args.data))
     if args.size is None and args.what not in TRAINING:
         args.size = FILE_SIZE
-    measure(args)
+    try:
+        measure(args)
+    except UserError as error:
+        raise UserError(_in_own_words(str(error))) from error
     return 0
+
+
+def _in_own_words(message: str) -> str:
+    """Return what a data set says of its options by the names that they have here."""
+    message = message.replace("  (or --data.download true)", "")
+    return re.sub(r"(?:--)?\bdata\.(root|batch_size|size)\b", r"--\1", message)
 
 
 def _parser() -> CommandParser:
