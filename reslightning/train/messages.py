@@ -97,8 +97,8 @@ def _warnings(trainer: Trainer, model: ImageClassifier, data: DataModule) -> Ite
     if micro * synced < SMALL_BATCH and network.norm == "batch":
         advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
         yield f"batch normalisation sees {micro * synced} images at a time, under {SMALL_BATCH}; consider {advice}"
-    size = data.size_at((trainer.max_epochs or 1) - 1)
-    if size < data.full_size and not trainer.fast_dev_run:
+    size, trial = data.size_at((trainer.max_epochs or 1) - 1), trainer.fast_dev_run  # type: ignore[attr-defined]
+    if size < data.full_size and not trial:
         yield (
             f"training ends at {size} pixels, before its images have grown: networks err less on sizes that they were "
             f"trained on; consider --data.grow_epochs within {trainer.max_epochs} epochs"
