@@ -174,7 +174,7 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
     _refuse_unused(given, options)
     if command == "fit":
         check_trainable(options.model.arch)
-        _refuse_size(options)
+        _refuse_size(given, options)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(
             "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "
@@ -182,11 +182,19 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
         )
 
 
-def _refuse_size(options: Any) -> None:
-    """Refuse small images that a network's stride does not divide, to begin with."""
+def _refuse_size(given: Sequence[Given], options: Any) -> None:
+    """Refuse small images to begin with that do not grow, or that a network's stride does not divide."""
     data, network = registry.load(options.data.class_path), get_architecture(options.model.arch)
     first = (options.data.get("init_args") or {}).get("first_size")
-    if data.reads_files or not first or not isinstance(network, Architecture) or first % network.stride == 0:
+    if data.reads_files or not first or not isinstance(network, Architecture):
+        return
+    configs = [str(option.config) for option in given if option.key == "data.first_size" and option.config]
+    if configs and first >= data.image_size:
+        raise UserError(
+            f"data.first_size={first} of {configs[-1]} is out of range; allowed: less than the {data.image_size} "
+            f"pixels of {data.__name__}'s images\nLeave it and grow_epochs out: --data.first_size null --data.grow_epochs null"
+        )
+    if first % network.stride == 0:
         return
     sizes = ", ".join(map(str, range(network.stride, data.image_size, network.stride)))
     raise UserError(

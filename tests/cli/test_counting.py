@@ -119,6 +119,7 @@ MISTAKES = [
     ("--data.first_size 24", "data.first_size and data.grow_epochs belong together"),
     ("--data.first_size 0 --data.grow_epochs '[1,2]'", "pixels in [1, 4096]"),
     ("--data.first_size 32 --data.grow_epochs '[1,2]'", "less than the 32 pixels that training images grow to"),
+    ("-c overlays/fast --data tests.small.Originals", "overlays/fast.yaml is out of range; allowed: less than the 8"),
     ("--data.first_size 30 --data.grow_epochs '[1,2]'", "the stride of resnet20\nallowed: 4, 8, 12, 16, 20, 24, 28"),
     ("--data.first_size 24 --data.grow_epochs '[1,2]' --model.arch resnet18", "allowed: none, of images of 32 pixels"),
     ("--data.first_size 24 --data.grow_epochs '[2,1]'", "no span of epochs"),
