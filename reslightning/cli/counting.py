@@ -188,11 +188,11 @@ def _refuse_size(given: Sequence[Given], options: Any) -> None:
     first = (options.data.get("init_args") or {}).get("first_size")
     if data.reads_files or not first or not isinstance(network, Architecture):
         return
-    configs = [str(option.config) for option in given if option.key == "data.first_size" and option.config]
-    if configs and first >= data.image_size:
+    sources = [option.config for option in given if option.key == "data.first_size"]
+    if sources and None not in sources and first >= data.image_size:  # a flag wins, and is named as it was given
         raise UserError(
-            f"data.first_size={first} of {configs[-1]} is out of range; allowed: less than the {data.image_size} "
-            f"pixels of {data.__name__}'s images\nLeave it and grow_epochs out: --data.first_size null --data.grow_epochs null"
+            f"data.first_size={first} of {sources[-1]} is out of range; allowed: less than the {data.image_size} "
+            f"pixels of {data.__name__}\nTo leave it out: --data.first_size null --data.grow_epochs null"
         )
     if first % network.stride == 0:
         return
