@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reslightning.cli.given import configs_named
 from reslightning.cli.options import check_options
 from reslightning.cluster.launch import launch
 from reslightning.cluster.manifest import task_arguments
@@ -22,7 +23,8 @@ def main(argv: list[str]) -> int:
     try:
         if argv[:1] == ["launch"]:
             arguments = task_arguments(Path(argv[2])) if argv[1:2] == ["--manifest"] and argv[2:] else argv[1:]
-            check_options(["fit", *arguments])  # a typo is said once, and not by every task
+            with configs_named(words := ["fit", *arguments]):
+                check_options(words)  # a typo is said once, and not by every task
             return _end(launch(arguments))
         if argv[:1] == ["ended"] and len(argv) == 2:
             return _end(int(argv[1]))

@@ -25,7 +25,8 @@ ARROWS = {
 WITHOUT_TORCH = {
     *("errors", "files", "ranges", "strict_yaml", "__main__", "slurm", "submission", "cluster", "run", "compare"),
     *("models.architectures", "models.published", "track.wandb_runs", "track.wandb_settings", "data.registry"),
-    *("cli.choice", "cli.configs", "cli.options", "cli.explain", "cli.parser", "cli.declared", "cli.showing"),
+    *("cli.choice", "cli.configs", "cli.declared", "cli.explain", "cli.given", "cli.options", "cli.parser"),
+    "cli.showing",
     *("commands.compare", "commands.models", "commands.submit", "commands.submission", "commands.sync"),
     *(
         "commands.doctor",

@@ -79,14 +79,14 @@ def _data_set(flags: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         following = [] if equals else list(itertools.islice(words, 1))
         given = given if equals else "".join(following)
-        data_set = _class_path(given)
+        data_set = class_path(given)
         chosen += [f"--data={data_set}"] if data_set else []
         others += [word, *following] if data_set != given or not given else []
     return chosen[-1:], others
 
 
-def _class_path(data: str) -> str:
-    """Return the class path in what ``--data`` is given, which may be a mapping, or the file of one."""
+def class_path(data: str) -> str:
+    """Return the class path in what ``--data`` is given, which may be a mapping, or the file of one; else nothing."""
     content: Any = data
     with contextlib.suppress(yaml.YAMLError):  # the parser says where
         content = yaml.load(data, Loader) if data.startswith("{") else of_file(data)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-
-from reslightning.cli.configs import GROUPS, load_config, of_file
+from reslightning.cli.configs import GROUPS
 from reslightning.cli.declared import TRAINING
+from reslightning.cli.given import Given
 from reslightning.cli.options import LINKED, OPEN
 from reslightning.data import registry
 from reslightning.errors import UserError
@@ -20,7 +19,6 @@ from reslightning.models.architectures import Architecture, check_trainable, get
 from reslightning.models.borrowed import Borrowed
 from reslightning.ranges import SEED, Range, check_value, parameters
 from reslightning.run import layout
-from reslightning.strict_yaml import Loader
 from reslightning.train.optim import OPTIMIZERS, SCHEDULES, Course, Optim, Optimizer, Schedule
 
 # Lightning ends or validates within an epoch with these, and a run could not go on exactly.
@@ -60,49 +58,8 @@ NOT_BORROWED = {
 NEEDED = ("max_epochs", "check_val_every_n_epoch", "overfit_batches")
 
 
-class Given(NamedTuple):
-    """An option as it was given: dotted, with its value, and the config that it stands in, none for a flag."""
-
-    key: str
-    value: Any
-    config: Path | None
-
-
 # The choices of a group, each with the options that it alone looks at.
 TABLES: dict[str, Mapping[str, Course | Optimizer]] = {"optim": OPTIMIZERS, "schedule": SCHEDULES}
-
-
-def given_options(words: Sequence[str]) -> list[Given]:
-    """Return what a reading of a command line gives, in its order, up to what is no YAML: the parser says where."""
-    found: list[Given] = []
-    with contextlib.suppress(yaml.YAMLError):
-        found.extend(_given(words))
-    return found
-
-
-def _given(words: Sequence[str]) -> Iterator[Given]:
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == "-c":
-            yield from _flat(load_config(Path(str(following))), Path(str(following)))
-        elif word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            given = value if equals else following
-            if given is None:
-                continue  # a flag, or the parser asks for its value
-            if key.removesuffix(".init_args") in GROUPS and given and given.startswith("{"):
-                given = yaml.load(given, Loader)
-            yield from _flat({key.rstrip("+"): given}, None)
-
-
-def _flat(content: dict[str, Any], config: Path | None, prefix: str = "") -> Iterator[Given]:
-    for name, value in content.items():
-        key = re.sub(r"\.init_args(?=\.)", "", f"{prefix}{name}")
-        if key in GROUPS and isinstance(value, str):
-            value = of_file(value)
-        if isinstance(value, dict):
-            yield from _flat(value, config, f"{key}.")
-        else:
-            yield Given(key, value, config)
 
 
 def refuse_unread(given: Sequence[Given], types: Mapping[str, Any]) -> None:
@@ -174,7 +131,7 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
     _refuse_unused(given, options)
     if command == "fit":
         check_trainable(options.model.arch)
-        _refuse_size(given, options)
+        _refuse_size(options)
     if command == "fit" and options.model.new_head and options.model.weights is None:
         raise UserError(
             "model.new_head needs model.weights to take the rest from: --model.weights torchvision:IMAGENET1K_V2, or a "
@@ -182,19 +139,11 @@ def refuse(command: str, given: Sequence[Given], options: Any) -> None:
         )
 
 
-def _refuse_size(given: Sequence[Given], options: Any) -> None:
-    """Refuse small images to begin with that do not grow, or that a network's stride does not divide."""
+def _refuse_size(options: Any) -> None:
+    """Refuse small images that a network's stride does not divide, to begin with."""
     data, network = registry.load(options.data.class_path), get_architecture(options.model.arch)
     first = (options.data.get("init_args") or {}).get("first_size")
-    if data.reads_files or not first or not isinstance(network, Architecture):
-        return
-    sources = [option.config for option in given if option.key == "data.first_size"]
-    if sources and None not in sources and first >= data.image_size:  # a flag wins, and is named as it was given
-        raise UserError(
-            f"data.first_size={first} of {sources[-1]} is out of range; allowed: less than the {data.image_size} "
-            f"pixels of {data.__name__}\nTo leave it out: --data.first_size null --data.grow_epochs null"
-        )
-    if first % network.stride == 0:
+    if data.reads_files or not first or not isinstance(network, Architecture) or first % network.stride == 0:
         return
     sizes = ", ".join(map(str, range(network.stride, data.image_size, network.stride)))
     raise UserError(
@@ -232,8 +181,6 @@ def _refuse_trainer(command: str, options: Any) -> None:
             raise UserError(f"trainer.{name}={trainer[name]} leaves nothing; allowed: {BATCHES.words}")
     if command != "fit":
         return
-    if (trainer.max_epochs or 0) < 0:
-        raise UserError(f"trainer.max_epochs={trainer.max_epochs} has no end; allowed: {TRAINING['max_epochs'].words}")
     for name, allowed in TRAINING.items():
         value = trainer[name]
         if name in NEEDED if value is None else value not in allowed:

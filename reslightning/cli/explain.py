@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from reslightning.cli.options import SPELLED, unknown_option
 from reslightning.cli.parser import options
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.ranges import allowed, literals, parameters
-
-PYTHON = {"None": "null", "True": "true", "False": "false"}  # as a config spells them
 
 
 def explain(message: str, parser: Any, data_sets: Mapping[str, type]) -> str:
@@ -38,7 +37,7 @@ DataSets: TypeAlias = Mapping[str, type]
 
 def _of_words(message: str, types: Types, data_sets: DataSets) -> str | None:
     if unknown := re.search(r"unrecognized arguments: (\S+)", message):
-        return _unknown_option(unknown[1].partition("=")[0].lstrip("-"), types)
+        return str(unknown_option(unknown[1].partition("=")[0].lstrip("-"), types))
     if flag := re.search(r"argument --(\w+): ignored explicit argument '(.*)'", message):
         return f"--{flag[1]}={flag[2]} is not allowed\nallowed: --{flag[1]}, without a value"
     return None
@@ -63,7 +62,7 @@ def _of_name(message: str, types: Types, data_sets: DataSets) -> str | None:
     having = [one for one, cls in data_sets.items() if name.removeprefix("data.") in parameters(cls)]
     if name.startswith("data.") and having:
         return f"{name} is no option of this data set\nSay which is meant: --data {', '.join(having)}"
-    return _unknown_option(name, types)
+    return str(unknown_option(name, types))
 
 
 def _of_value(message: str, types: Types, data_sets: DataSets) -> str | None:
@@ -80,7 +79,7 @@ def _of_value(message: str, types: Types, data_sets: DataSets) -> str | None:
     inner = r"(?:NestedArg\(key='.*?', val=|Namespace\(\w+=|\{'\w+': )(.*?)[)}]"  # around data.NAME of a config
     whole = whole.removeprefix("- Unexpected import path format: ")
     found = re.fullmatch(inner, whole)
-    given = PYTHON.get(text := (found[1] if found else whole).strip("'"), text)
+    given = SPELLED.get(text := (found[1] if found else whole).strip("'"), text)
     if key == "data":
         return f"data={whole} is not allowed\nallowed: {', '.join(data_sets)}, or a class path with its init_args"
     return f"{key}={given} is not allowed{near_misses(given, literals(kind))}\nallowed: {allowed(kind)}"
@@ -121,16 +120,6 @@ def _of_package(message: str, types: Types, data_sets: DataSets) -> str | None:
                 f"{kind} needs a package that is not installed: {packages}\nInstall it with pip, or leave {kind} out."
             )
     return None
-
-
-def _unknown_option(name: str, types: Iterable[str]) -> str:
-    near = near_misses(name, types)
-    # The right name in the wrong group, or its beginning, is further away in letters than in meaning.
-    last = name.rpartition(".")[2]
-    same = [option for option in types if option.rpartition(".")[2].startswith(last)]
-    if not near and same:
-        near = f"; did you mean {' or '.join(map(repr, same[:3]))}?"
-    return f"unknown option {name!r}{near}\n`fit --help` and `fit --data.help CIFAR10` list the options"
 
 
 def option_types(parser: Any, data_sets: Iterable[type]) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from reslightning.analysis.recording import GradientFlow, check_recording
 from reslightning.cli.choice import belongs_to, check_output, find_run, find_weights, places
 from reslightning.cli.configs import arrange, load_config
-from reslightning.cli.counting import Given, given_options, leave_out, refuse, refuse_dropped, refuse_unread
+from reslightning.cli.counting import leave_out, refuse, refuse_dropped, refuse_unread
 from reslightning.cli.explain import explain, option_types, unwrapped
+from reslightning.cli.given import Given, given_options
 from reslightning.cli.options import EVALUATING, OWN, refuse_secrets
 from reslightning.cli.parser import STRICT, Dumper, count_batches
 from reslightning.cluster.allocation import check as check_allocation
@@ -128,7 +129,7 @@ class CLI(LightningCLI):
             refuse_unread(given, types)
             refuse_dropped(given)
             try:
-                self.config = parser.parse_args(reading)
+                self.config = parser.parse_args(reading).clone(with_meta=False)  # of groups in files: options alone
             except UserError as error:
                 raise UserError(explain(str(error), built, DATA_SETS)) from error
             readings.append((self.config, given))

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import yaml
 from jsonargparse.typing import NonNegativeFloat
 
-from reslightning.cli.configs import arrange, last_value, load_config
+from reslightning.cli.configs import arrange, class_path, last_value, load_config
 from reslightning.cli.declared import declared
+from reslightning.cli.given import Given, given_options
 from reslightning.data import registry
 from reslightning.errors import UserError, near_misses
 from reslightning.models.architectures import check_trainable, get_architecture
@@ -65,6 +66,7 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 LOGIN = re.compile(r"://([^/\s@]+@|[^/\s@:]+:\S+@)|[?&](\w*token|\w*key|password|signature|sig)=", re.IGNORECASE)
+SPELLED = {"None": "null", "True": "true", "False": "false"}  # Python's words as a config has them
 # What the command line fills in from elsewhere.
 LINKED = {
     "model.num_classes": "the data says how many classes there are",
@@ -88,33 +90,27 @@ def check_options(argv: list[str]) -> None:
     if command != "fit":
         known |= dict.fromkeys([*EVALUATIONS, *(name for name in known if name.startswith("trainer."))], Any)
     files = [load_config(Path(file)) for word, file in itertools.pairwise(words) if word == "-c"]
-    data, arch = last_value(words, "data", "data.class_path"), _arch(words, files)
-    if data and re.fullmatch(r"\w+", data) and data not in registry.DATA_SETS:
-        near = near_misses(data, registry.DATA_SETS)
-        raise UserError(f"unknown data set {data!r}{near}\nallowed: {', '.join(registry.DATA_SETS)}")
+    known |= _data_options(_data_set(words, files))
+    arch = _arch(words, files)
     if arch and command == "fit":
         check_trainable(arch)
     elif arch:
         get_architecture(arch)
-    known |= _outside_options(words, files)
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "-c":
             content = load_config(Path(following))
-            for key, value in _keys(content):
+            for key in _keys(content):
                 _check(key, known, f" in {following}")
-                _check_value(key, known, value, str(value))
             refuse_secrets(content)
         elif word.startswith("--"):
             option, equals, value = word[2:].partition("=")
             _check(option.rstrip("+"), known, "")
-            given = value if equals else following
-            if not equals and (not following or following.startswith("--")):
-                continue  # a flag, or the parser asks for its value
-            refuse_secrets(given, option)
+            value = value if equals or following.startswith("--") else following
+            refuse_secrets(value, option)
             with contextlib.suppress(yaml.YAMLError):  # the parser says where
-                value = yaml.load(given, Loader)
-                refuse_secrets(value, option)  # a mapping within a word
-                _check_value(option, known, value, given)
+                refuse_secrets(yaml.load(value, Loader), option)  # a mapping within a word
+    for given in {given.key: given for given in given_options(words)}.values():  # the last ones count
+        _check_value(given, known.get(given.key, Any))
 
 
 def refuse_secrets(value: Any, key: str = "") -> None:
@@ -144,14 +140,22 @@ def _arch(words: Sequence[str], files: Sequence[dict[str, Any]]) -> str | None:
     return next((arch for arch in given if arch and isinstance(arch, str)), None)
 
 
-def _outside_options(words: Sequence[str], files: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the options of the data set that is meant, where it is given by a class path outside of this package."""
-    given = [content["data"] for content in files if content.get("data")]
-    paths = [data.get("class_path") if isinstance(data, dict) else data for data in given]
-    path = next(filter(None, [last_value(words, "data", "data.class_path"), *reversed(paths)]), "")
-    if "." not in path or path.startswith("reslightning.data."):
+def _data_set(words: Sequence[str], files: Sequence[dict[str, Any]]) -> str:
+    """Return the class path, or name, of the data set that is meant, where a flag or config says it."""
+    flag = next((word for word in words if word.startswith("--data=")), "").partition("=")[2]  # arranged to be first
+    given = [content["data"] for content in reversed(files) if content.get("data")]
+    paths = [data.get("class_path", "") if isinstance(data, dict) else class_path(str(data)) for data in given]
+    return next(filter(None, [class_path(flag), *map(str, paths)]), "")
+
+
+def _data_options(data: str) -> dict[str, Any]:
+    """Return the options of a data set outside of this package, which is given by its class path."""
+    if re.fullmatch(r"\w+", data) and data not in registry.DATA_SETS:
+        near = near_misses(data, registry.DATA_SETS)
+        raise UserError(f"unknown data set {data!r}{near}\nallowed: {', '.join(registry.DATA_SETS)}")
+    if "." not in data or data.startswith("reslightning.data."):
         return {}
-    return {f"data.{name}": Any for name in parameters(registry.load(path)) if name != "seed"}
+    return {f"data.{name}": Any for name in parameters(registry.load(data)) if name != "seed"}
 
 
 def _check(key: str, known: Iterable[str], where: str) -> None:
@@ -162,25 +166,41 @@ def _check(key: str, known: Iterable[str], where: str) -> None:
         return
     if any(option.startswith(f"{key}.") for option in known):
         return  # a whole group
-    near = near_misses(key, [*known, *{option.rpartition(".")[0] for option in known}])
-    raise UserError(f"unknown option {key!r}{where}{near}\n`fit --help` lists the options")
+    raise unknown_option(key, known, where)
 
 
-def _check_value(key: str, known: Mapping[str, Any], value: Any, given: str) -> None:
+def _check_value(option: Given, kind: Any) -> None:
     """Raise UserError for a number, choice or switch that an option cannot be; what may be text is the parser's."""
-    kind = known.get(key.replace("data.init_args.", "data."), Any)
+    key, value, config = option
     if "str" in str(kind):
         return
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)  # 1e-3 is text to YAML
-    check_value(key, kind, value, given)
+    if config is None and isinstance(value, str):
+        try:
+            value = yaml.load(value, Loader)
+        except yaml.YAMLError:
+            return  # the parser says where
+    with contextlib.suppress(ValueError):
+        value = float(value) if isinstance(value, str) else value  # 1e-3 is text to YAML
+    check_value(key, kind, value, SPELLED.get(str(option.value), str(option.value)))
 
 
-def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _keys(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in content.items():
         key = f"{prefix}{name}".removesuffix(".init_args")
         if isinstance(value, dict) and key not in OPEN:
             yield from _keys(value, f"{key}.")
         else:
-            yield key, value
+            yield key
+
+
+def unknown_option(name: str, known: Iterable[str], where: str = "") -> UserError:
+    """Return what is said of an option that is none of the known ones, with those that may be meant."""
+    known = list(known)
+    near = near_misses(name, [*known, *{option.rpartition(".")[0] for option in known}])
+    # The right name in the wrong group, or its beginning, is further away in letters than in meaning.
+    last = name.rpartition(".")[2]
+    same = [option for option in known if option.rpartition(".")[2].startswith(last)]
+    if not near and same:
+        near = f"; did you mean {' or '.join(map(repr, same[:3]))}?"
+    listed = "`fit --help` and `fit --data.help CIFAR10` list the options"
+    return UserError(f"unknown option {name!r}{where}{near}\n{listed}")

@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from reslightning.cli.choice import beside
+from reslightning.cli.given import configs_named
 from reslightning.cli.options import check_options
 from reslightning.cli.parser import CommandParser
 from reslightning.errors import Stopped, UserError
@@ -104,7 +105,8 @@ def commands_of(argv: Sequence[str], grid: Sequence[str], name: str | None) -> t
     group = [] if grouped else [f"--wandb.group={name}"]
     commands = [[*argv, *cell, *group] for cell in cells]
     for command in commands:
-        check_options(["fit", *command])
+        with configs_named(words := ["fit", *command]):
+            check_options(words)
     return name, commands
 
 

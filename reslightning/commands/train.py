@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 
 from reslightning.cli.choice import RUN_DIR_VARIABLE
+from reslightning.cli.given import configs_named
 from reslightning.cli.loading import loading
 from reslightning.cli.options import check_options
 from reslightning.cli.showing import shows
@@ -18,12 +18,13 @@ LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE
 
 def main(argv: list[str]) -> int:
     """Run one of Lightning's subcommands."""
-    if "torch" not in sys.modules and not shows(argv):
-        check_options(argv)  # what torch is not needed for is said before it is loaded
-    with loading(aloud=not shows(argv)):
-        from reslightning.cli.lightning_cli import CLI
+    with configs_named(argv):
+        if not shows(argv):
+            check_options(argv)  # what torch is not needed for is said before it is loaded
+        with loading(aloud=not shows(argv)):
+            from reslightning.cli.lightning_cli import CLI
 
-    carry_out(lambda: CLI(argv))
+        carry_out(lambda: CLI(argv))
     return 0
 
 

@@ -80,7 +80,7 @@ MISTAKES = [
     ("fit --trainer.max_steps 3", "trainer.max_epochs"),
     ("fit --trainer.max_time 00:01:00:00", "trainer.max_epochs"),
     ("fit --trainer.val_check_interval 0.5", "behind whole epochs"),
-    ("fit --trainer.max_epochs -1", "has no end"),
+    ("fit --trainer.max_epochs -1", "trainer.max_epochs=-1 is out of range; allowed: epochs, 1 or more"),
     ("fit --data.val_split 1 --trainer.devices 2 --trainer.accelerator cpu", "fewer than the 2 processes"),
     ("fit --ckpt_path nowhere.ckpt", "no checkpoint at nowhere.ckpt"),
     ("models --shortcutt A", "did you mean '--shortcut'"),

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.conftest import SMALL
+
 
 def printed(result) -> dict:
     assert result.status == 0, result.err
@@ -60,6 +62,32 @@ def test_options_in_a_file_of_their_group_are_looked_at(cli, flags, said):
     result = cli(f"fit {flags} --print_config")
     assert result.status == 2
     assert said in result.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--model.optim optim.yaml --model.schedule cosine.yaml",
+        "-c of_files.yaml",
+        "--model model.yaml --data small.yaml --trainer trainer.yaml",
+    ],
+)
+def test_options_in_a_file_of_their_group_count(cli, tmp_path, flags):
+    write(
+        optim="lr: 0.05\nnesterov: true\n",
+        cosine="name: cosine\nwarmup: 1\n",
+        of_files="model: {optim: optim.yaml, schedule: cosine.yaml}\n",
+        model="arch: resnet8\noptim: {lr: 0.05, nesterov: true}\nschedule: {name: cosine, warmup: 1}\n",
+        small="class_path: tests.small.Thumbnails\n",
+        trainer="enable_model_summary: false\n",
+    )
+    meant = (
+        f"-c digits {SMALL} --model.optim '{{lr: 0.05, nesterov: true}}' --model.schedule '{{name: cosine, warmup: 1}}'"
+    )
+    given = f"-c digits {SMALL} {flags}"
+    assert printed(cli(f"fit {given} --print_config")) == printed(cli(f"fit {meant} --print_config"))
+    assert cli(f"fit {given} --run_dir run").status == 0
+    assert "nothing to do" in cli(f"fit {meant} --run_dir run").out
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_what_would_not_count_is_refused(cli, tmp_path, line, said):
     [
         ("trainer.detect_anomaly: null", "trainer.detect_anomaly=null is not allowed\nallowed: true or false"),
         ("trainer: {devices: null}", "trainer.devices=null is not allowed"),
-        ("trainer.overfit_batches: null", "trainer.overfit_batches=null is out of range"),
+        ("trainer.overfit_batches: null", "trainer.overfit_batches=null is not allowed"),
         ("model: {zero_init_residual: null}", "model.zero_init_residual=null is not allowed"),
         ("model.optim.lr: null", "model.optim.lr=null is not allowed"),
         ("model: {optim: null}", "mine.yaml: model.optim is null"),
