@@ -35,10 +35,11 @@ Measured = TypeVar("Measured")
 
 
 def in_turn(rounds: int, *ways: Callable[[], Measured]) -> list[list[Measured]]:
-    """Return what each way measures, A B C A B C, so that a drifting machine drifts for all."""
+    """Return what each way measures, A B C C B A: a drifting machine drifts for all, and none is always the last."""
     found: list[list[Measured]] = [[] for _ in ways]
-    for _ in range(rounds):
-        for way, measured in zip(ways, found, strict=True):
+    for number in range(rounds):
+        order = list(zip(ways, found, strict=True))
+        for way, measured in reversed(order) if number % 2 else order:
             measured.append(way())
     return found
 

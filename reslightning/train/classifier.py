@@ -321,7 +321,8 @@ class ImageClassifier(Evaluator):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Note the step's rate, and add the length of its gradient, before it is clipped."""
         self._stepped = values(optimizer)
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        weights = (weight for group in optimizer.param_groups for weight in group["params"])
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         self.train_metrics.stepped(nn.utils.get_total_norm(gradients))
 
     def on_train_epoch_end(self) -> None:

@@ -4,7 +4,15 @@ import re
 
 import pytest
 
+from reslightning.commands.bench_data import in_turn
 from tests.images import tree
+
+
+def test_no_way_is_always_the_last_one_measured():
+    order = []
+    found = in_turn(3, *(lambda name=name: order.append(name) or name for name in "abc"))
+    assert "".join(order) == "abccbaabc"
+    assert found == [["a"] * 3, ["b"] * 3, ["c"] * 3]
 
 
 def test_bench_data(cli, cifar_root):
