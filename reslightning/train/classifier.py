@@ -321,6 +321,7 @@ class ImageClassifier(Evaluator):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Note the step's rate, and add the length of its gradient, before it is clipped."""
         self._stepped = values(optimizer)
+        # The optimizer's lists, as a walk over the modules takes as long as the norm itself.
         weights = (weight for group in optimizer.param_groups for weight in group["params"])
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         self.train_metrics.stepped(nn.utils.get_total_norm(gradients))
