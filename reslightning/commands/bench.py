@@ -98,7 +98,13 @@ def _parser() -> CommandParser:
         "--gpu_rate", type=float, default=2500, help="data: images/s that a GPU takes (ResNet-50, A100)"
     )
     parser.add_argument("--batch_size", type=int, default=128, help="images a step; scale: of each process")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, in turn")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="how often each way is measured, in turn; from six on, medians have "
+        "an interval of 95 %% confidence, and many rounds of few steps make it narrow",
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="data: length of one measurement")
     parser.add_argument("--steps", type=int, default=50, help="train, scale: measured steps of one measurement")
     parser.add_argument("--arch", default="resnet20", help="train, scale, evaluate: the network")

@@ -48,7 +48,7 @@ def bench_scale(args: Namespace) -> None:
 def _cost(whole: list[Found], without: list[Found]) -> str:
     """Return in ms and percent what a step takes longer with what is left out of the second."""
     spent = statistics.median(a.seconds - b.seconds for a, b in zip(whole, without, strict=True))
-    return f"{1e3 * spent:.2f} ms {100 * (times_as_fast(without, whole) - 1):.1f} %"
+    return f"{1e3 * spent:.2f} ms {100 * (times_as_fast(without, whole).value - 1):.1f} %"
 
 
 def _numbers(given: str) -> list[int]:

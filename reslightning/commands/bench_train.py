@@ -21,7 +21,7 @@ from reslightning.commands.bench import AGAINST, SYNTHETIC
 from reslightning.commands.bench_data import Batches, batches, forever, in_turn, plain_file_loader, plain_memory_loader
 from reslightning.commands.bench_fit import fit
 from reslightning.commands.bench_synthetic import data_set
-from reslightning.commands.bench_ways import PARTS, Found, Turn, Turns, Way, times_as_fast
+from reslightning.commands.bench_ways import PARTS, Found, Median, Turn, Turns, Way, times_as_fast
 from reslightning.data.base import DataModule
 from reslightning.errors import UserError
 from reslightning.models.architectures import cost, get_architecture
@@ -236,18 +236,24 @@ def _print_rates(found: dict[str, list[Found]], batch_size: int) -> None:
 
 
 def _print_ratios(found: dict[str, list[Found]]) -> None:
-    def times(first: str, second: str) -> float | None:
+    def times(first: str, second: str) -> Median | None:
         return times_as_fast(found[first], found[second]) if {first, second} <= found.keys() else None
 
-    for compiled, first in (("", FIT), ("compiled, ", COMPILED_FIT)):
-        if (ratio := times(first, PLAIN)) is not None:
-            print(f"{compiled}fit is {ratio:.2f} times as fast as the hand-written fp32 loop")
+    def as_fast(ratio: Median, than: str = "") -> str:
+        return f"{ratio.value:.2f} times as fast{than}{ratio.interval('{:.2f}'.format)}"
+
     for compiled, first, second in (("", FIT, LOOP), ("compiled, ", COMPILED_FIT, COMPILED_LOOP)):
-        if (ratio := times(first, second)) is not None:
-            cost = f"{100 * (1 / ratio - 1):.1f} %"
-            print(f"{compiled}the Trainer costs {cost} over the bare loop, and reaches {ratio:.3f} of its rate")
-    if (ratio := times(COMPILED_FIT, FIT)) is not None:
-        print(f"torch.compile makes fit {ratio:.2f} times as fast")
+        if ratio := times(first, PLAIN):
+            print(f"{compiled}fit is {as_fast(ratio, ' as the hand-written fp32 loop')}")
+        if ratio := times(second, first):
+            cost = f"{_more(ratio.value)} over the bare loop{ratio.interval(_more)}"
+            print(f"{compiled}the Trainer costs {cost}, and reaches {1 / ratio.value:.3f} of its rate")
+    if ratio := times(COMPILED_FIT, FIT):
+        print(f"torch.compile makes fit {as_fast(ratio)}")
+
+
+def _more(ratio: float) -> str:
+    return f"{100 * (ratio - 1):.1f} %"
 
 
 def _print_parts(found: Found, device: torch.device) -> None:

@@ -6,6 +6,7 @@ So no way has another's memory, allocator or compiled kernels, and each one's me
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import resource
@@ -176,6 +177,24 @@ def _live(
         connection.send(known)
 
 
-def times_as_fast(first: Sequence[Found], second: Sequence[Found]) -> float:
-    """Return how many times as fast the first way is: the median of the rounds' ratios."""
-    return statistics.median(b.seconds / a.seconds for a, b in zip(first, second, strict=True))
+class Median(NamedTuple):
+    """A median of rounds, and the ends of its interval of 95 % confidence, NaN of fewer than six rounds."""
+
+    value: float
+    low: float
+    high: float
+
+    def interval(self, word: Callable[[float], str]) -> str:
+        """Return the interval behind a space, given what makes words of its ends; nothing where there is none."""
+        return "" if math.isnan(self.low) else f" (95 %: {word(self.low)} to {word(self.high)})"
+
+
+def times_as_fast(first: Sequence[Found], second: Sequence[Found]) -> Median:
+    """Return how many times as fast the first way is: the median of the rounds' ratios.
+
+    Its interval takes nothing for granted of how rounds differ (Conover, Practical Nonparametric Statistics, 3.2).
+    """
+    from scipy.stats import quantile_test
+
+    ratios = [b.seconds / a.seconds for a, b in zip(first, second, strict=True)]
+    return Median(statistics.median(ratios), *quantile_test(ratios, p=0.5).confidence_interval(0.95))

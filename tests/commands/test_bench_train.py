@@ -90,7 +90,17 @@ def test_a_pause_is_no_part_of_a_turn(monkeypatch):
 
 def test_ratios_are_medians_of_rounds():
     first, second = ([Found(seconds, 0, {}) for seconds in times] for times in ((1, 2, 4), (2, 2, 12)))
-    assert times_as_fast(first, second) == 2
+    assert times_as_fast(first, second).value == 2
+
+
+def test_medians_of_six_rounds_have_an_interval():
+    def within(rounds: int) -> str:
+        slower = [Found(1 + number / 10, 0, {}) for number in range(rounds)]
+        return times_as_fast([Found(1, 0, {})] * rounds, slower).interval("{:.1f}".format)
+
+    assert within(5) == ""
+    assert within(6) == " (95 %: 1.0 to 1.5)"  # all: the median is outside in 2 of 2 ** 6 cases
+    assert within(20) == " (95 %: 1.5 to 2.4)"  # the table's 6th and 15th of them
 
 
 def fails(turns: Turns) -> None:
