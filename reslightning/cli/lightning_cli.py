@@ -48,7 +48,7 @@ from reslightning.train.bar import Bar
 from reslightning.train.callbacks import check_callbacks, keep_apart
 from reslightning.train.checks import check
 from reslightning.train.classifier import ImageClassifier
-from reslightning.train.messages import result, wrapped
+from reslightning.train.messages import result, say_precision, wrapped
 from reslightning.train.recorder import AtomicCheckpointIO
 from reslightning.train.segment import Segment
 
@@ -272,6 +272,8 @@ class CLI(LightningCLI):
             given = f"\ngiven: {', '.join(named)}" if named else ""
             raise UserError(f"the trainer does not take its options: {error}{given}") from error
         self._refuse_built(trainer, config.precision)
+        if self.subcommand != "fit":
+            say_precision(trainer)
         # Gradients lie where they are reduced, so that no second copy of them is made or kept.
         ddp_options(trainer).setdefault("gradient_as_bucket_view", True)
         return trainer

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 
 from reslightning.commands.bench_data import in_turn
 from reslightning.commands.bench_fit import fit
-from reslightning.commands.bench_train import Work, chosen, hardware
+from reslightning.commands.bench_train import Work, chosen, hardware, say_arithmetic
 from reslightning.commands.bench_ways import WHOLE, WITHOUT, Found, Turn, Way, times_as_fast
 from reslightning.errors import UserError
 from reslightning.train.throughput import WARM_UP
@@ -27,6 +27,7 @@ def bench_scale(args: Namespace) -> None:
     work, numbers = chosen(args), _numbers(args.processes)
     places, threads = _places(work.device, max(numbers))
     print(f"{work.arch}, {work.data}, {work.batch_size} images a step for each process; {hardware(work.device)}")
+    say_arithmetic(work)
     if work.device.type == "cpu":
         print(f"  {threads} thread{'s' * (threads > 1)} each")
     if max(numbers) > places:

@@ -26,11 +26,12 @@ from reslightning.data.base import DataModule
 from reslightning.errors import UserError
 from reslightning.models.architectures import cost, get_architecture
 from reslightning.models.resnet import build_model
-from reslightning.train.hardware import missing_compiler, processor
+from reslightning.train.hardware import emulated, missing_compiler, processor
 from reslightning.train.memory import keep_freed_memory
 from reslightning.train.optim import Optim, make_optimizer
 from reslightning.train.throughput import WARM_UP, now
 
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PASSES = 3  # a training step's arithmetic, in forward passes: backward takes the gradients of inputs and of weights
 
 
@@ -79,10 +80,15 @@ class Work:
         data = {"data": f"{kind.__module__}.{kind.__qualname__}"}
         data |= {f"data.{name}": value for name, value in self._options().items()}
         trainer = {"accelerator": "gpu" if self.device.type == "cuda" else self.device.type, "devices": devices}
-        trainer |= {"precision": "bf16-mixed"}
+        trainer |= {"precision": {"bf16": "bf16-mixed", "fp32": "32-true"}[self.arithmetic]}
         given = data | {f"trainer.{name}": value for name, value in trainer.items()} | options
         given |= {"model.arch": self.arch, "model.channels_last": "true"}
         return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+    @property
+    def arithmetic(self) -> str:
+        """Of ``fit``, and of the loops that do its work: bf16, or fp32 where that is emulated and slower."""
+        return "fp32" if emulated("bf16-mixed", self.device.type) else "bf16"
 
     @property
     def one_device(self) -> str:
@@ -129,6 +135,12 @@ def hardware(device: torch.device) -> str:
     return f"{name}; torch {torch.__version__}"
 
 
+def say_arithmetic(work: Work) -> None:
+    """Print in what ``fit`` computes, and why, where that is not the usual."""
+    cost = emulated("bf16-mixed", work.device.type)
+    print(f"  fit computes in {work.arithmetic}{f': {cost}' if cost else ''}", flush=True)
+
+
 # -- the loops by hand -------------------------------------------------------------------------------
 
 
@@ -149,7 +161,7 @@ def by_hand(turns: Turns, work: Work, *, fast: bool, compiled: bool) -> None:
     optimizer = make_optimizer(model, Optim())
     turns.wait()
     for images, labels in _source(work, data, fast=fast):
-        with torch.autocast(work.device.type, torch.bfloat16, enabled=fast):
+        with torch.autocast(work.device.type, torch.bfloat16, enabled=fast and work.arithmetic == "bf16"):
             loss = F.cross_entropy(model(images.contiguous(memory_format=memory_format)), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -184,6 +196,7 @@ def bench_train(args: Namespace) -> None:
         raise UserError(f"--against={args.against} names {', '.join(unknown)}; allowed: {', '.join(AGAINST)}")
     images = f"images of {work.size} x {work.size}" if work.size else "images"
     print(f"{work.arch}, {work.data}, batches of {work.batch_size} {images}; {hardware(work.device)}", flush=True)
+    say_arithmetic(work)
     if "compiled" in against and (missing := missing_compiler(work.device.type)):
         print(f"  not measured: torch.compile, which needs {missing}")
         against.remove("compiled")
@@ -205,7 +218,7 @@ def bench_train(args: Namespace) -> None:
     _print_arithmetic(found, work)
 
 
-FIT, LOOP, PLAIN = "fit: the Trainer, bf16, channels last", "bare loop, the same work", "hand-written loop, fp32"
+FIT, LOOP, PLAIN = "fit: the Trainer, channels last", "bare loop, the same work", "hand-written loop, fp32"
 COMPILED_FIT, COMPILED_LOOP = "fit --model.compile true", "bare loop, torch.compile"
 
 
@@ -266,12 +279,12 @@ def _print_parts(found: Found, device: torch.device) -> None:
 
 
 def _print_arithmetic(found: dict[str, list[Found]], work: Work) -> None:
-    rates = {name: matrix_rate(work.device, kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    rates = {name: matrix_rate(work.device, KINDS[name]) for name in dict.fromkeys(["fp32", work.arithmetic])}
     said = " and ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in rates.items())
     print(f"products of large matrices reach {said}; of a step, {PASSES} forward passes' multiply-adds counted,")
     operations = 2 * PASSES * cost(work.arch, image_size=work.size).multiply_adds * work.batch_size
     for name, turns in found.items():
-        kind = "fp32" if name == PLAIN else "bf16"
+        kind = "fp32" if name == PLAIN else work.arithmetic
         reached = operations / statistics.median(one.seconds for one in turns)
         share = 100 * reached / rates[kind]
         print(f"  {reached / 1e9:>9,.0f} GFLOP/s  {share:3.0f} % of those in {kind}   {name}")

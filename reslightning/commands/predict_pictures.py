@@ -26,6 +26,7 @@ from reslightning.models.features import Features
 from reslightning.run.directory import Run
 from reslightning.run.record import weights_file
 from reslightning.train.classifier import ImageClassifier
+from reslightning.train.messages import say_precision
 from reslightning.train.pretrained import from_weights, usual
 
 NETWORK = ("arch", "shortcut", "version", "norm")
@@ -54,6 +55,7 @@ def answer(args: Namespace, run: Run | None, weights: str, listing: Listing) -> 
     with _output(args.output) as out:
         lines = Lines(data, args.format, min(args.top, len(data.names)), out, sys.stderr)
         trainer = _trainer(args, precision, [lines, *callbacks])
+        say_precision(trainer)
         trainer.predict(model, datamodule=data, return_predictions=False)
     if args.output:
         print(f"answers written to {args.output}", file=sys.stderr)

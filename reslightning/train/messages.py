@@ -91,8 +91,8 @@ def _warnings(trainer: Trainer, model: ImageClassifier, data: DataModule) -> Ite
             f"{allocated.gpus} GPUs are allocated on this node, but training runs on CPUs; see reslightning doctor "
             "--full"
         )
-    if cost := emulated(str(trainer.precision), trainer.strategy.root_device.type):
-        yield f"precision {trainer.precision}: {cost}"
+    if cost := _precision(trainer):
+        yield cost
     synced = trainer.world_size if syncs_batchnorm(trainer) else 1
     if micro * synced < SMALL_BATCH and network.norm == "batch":
         advice = "--trainer.sync_batchnorm true" if trainer.world_size > 1 else "a larger --data.batch_size"
@@ -108,6 +108,17 @@ def _warnings(trainer: Trainer, model: ImageClassifier, data: DataModule) -> Ite
             f"{model.arch} is made for 224-pixel images and shrinks these {data.image_size} pixels to "
             f"{-(-data.image_size // 32)}; consider resnet18_cifar, 34 or 50"
         )
+
+
+def say_precision(trainer: Trainer) -> None:
+    """Say on stderr what a precision costs that the device only emulates, for what is not ``describe``d."""
+    if trainer.is_global_zero and (cost := _precision(trainer)):
+        print(f"warning: {cost}", file=sys.stderr, flush=True)
+
+
+def _precision(trainer: Trainer) -> str | None:
+    cost = emulated(str(trainer.precision), trainer.strategy.root_device.type)
+    return cost and f"precision {trainer.precision}: {cost}"
 
 
 def _growth(data: DataModule, compiled: bool) -> list[str]:

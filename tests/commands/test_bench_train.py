@@ -12,6 +12,7 @@ from reslightning.commands import bench_train
 from reslightning.commands.bench_fit import Parts
 from reslightning.commands.bench_ways import Found, Turn, Turns, Way, times_as_fast
 from reslightning.errors import TrainingError, UserError
+from reslightning.train import hardware
 from tests.images import tree
 
 
@@ -25,7 +26,7 @@ def test_matrix_products_have_a_rate(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr("reslightning.commands.bench_train.now", lambda device: next(clock))
     product = 2 * 2048**3  # of one, in a tick
-    assert product / 3 < MATRIX_RATE(torch.device("cpu"), torch.bfloat16) <= product
+    assert product / 3 < MATRIX_RATE(torch.device("cpu"), torch.float32) <= product
 
 
 MATRIX_RATE = bench_train.matrix_rate
@@ -57,9 +58,14 @@ def test_every_way_is_measured_and_the_parts_add_up(cli):
     assert len(re.findall(r"GFLOP/s +\d+ % of those in (?:bf16|fp32)   ", result.out)) == 3
 
 
-def test_images_in_memory_and_in_files(cli, tmp_path):
+def test_images_in_memory_and_in_files(cli, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2\n")
+    monkeypatch.setattr(hardware, "CPUS", tmp_path / "cpuinfo")
     result = cli(f"bench train --data Digits {SMALL.replace('--size 8 ', '')} --rounds 1 --against plain")
     assert result.status == 0, result.err
+    assert "fit computes in fp32: these CPUs have no bfloat16 arithmetic" in result.out
+    assert "% of those in fp32   fit" in result.out
+    assert "bf16" not in result.out.partition("products of large matrices")[2]  # which would take minutes
     root = tree(tmp_path / "tree", train=20)
     result = cli(f"bench train --data ImageFolder --root {root} {SMALL} --rounds 1 --against loop,plain")
     assert result.status == 0, result.err

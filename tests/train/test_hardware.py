@@ -80,16 +80,29 @@ def test_what_cpus_have(tmp_path, monkeypatch, text):
 
 
 def test_a_precision_that_is_emulated_is_said(cli, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text("flags : fpu avx512f\n")
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2 avx512f\n")
     monkeypatch.setattr(hardware, "CPUS", tmp_path / "cpuinfo")
     line = f"fit {SMALL} --trainer.accelerator cpu --trainer.max_epochs 1 --trainer.limit_train_batches 1"
-    for precision, said in (("bf16-mixed", "half as long again"), ("16-true", "fifteen times"), ("32-true", None)):
-        out = cli(f"{line} --trainer.precision {precision}").out
+    for precision, said in (("16-true", "fifteen times"), ("32-true", None), ("bf16-mixed", "half as long again")):
+        out = cli(f"{line} --trainer.precision {precision} --run_dir {precision}").out
         assert (f"warning: precision {precision}: these CPUs have no" in out) == bool(said)
         assert said is None or said in out
     assert "warn  bfloat16" in cli("doctor").out
+    evaluated = cli("test --run_dir bf16-mixed")  # in its training's precision
+    assert evaluated.err.startswith("warning: precision bf16-mixed: these CPUs have no"), evaluated.err
     (tmp_path / "cpuinfo").write_text("flags : fpu amx_bf16\n")
     assert "ok    bfloat16" in cli("doctor").out
+    assert not cli("test --run_dir bf16-mixed").err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [("flags : avx2 avx512f", "half as long"), ("flags : avx2", "ten times"), ("Features : fp", "takes longer than")],
+)
+def test_what_emulation_costs_is_of_these_cpus(tmp_path, monkeypatch, flags, said):
+    (tmp_path / "cpuinfo").write_text(f"{flags}\n")
+    monkeypatch.setattr(hardware, "CPUS", tmp_path / "cpuinfo")
+    assert said in hardware.emulated("bf16-mixed", "cpu")
 
 
 def test_a_gpu_that_emulates(monkeypatch):
