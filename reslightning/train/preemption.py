@@ -8,11 +8,12 @@ checkpoint is written now and then within an epoch, too.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -22,8 +23,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
 
 from reslightning.cluster.requeue import REQUEUE_SIGNALS
-from reslightning.data.progress import ends, restart_validation, stops_early
-from reslightning.errors import SIGNALS, Stopped, stop_at_once, stop_wanted
+from reslightning.data.progress import ends, lost_process, restart_validation, stops_early
+from reslightning.errors import SIGNALS, Stopped, TrainingError, stop_at_once, stop_wanted
 
 RANK = 1000  # puts a signal that asks for a requeue before those that do not
 SAVE = 1  # only a checkpoint is due; less than any signal's number that is asked for
@@ -47,6 +48,20 @@ class Preemption(Checkpoint):
         self._group: Any = None
         self._question: tuple[dist.Work, torch.Tensor] | None = None  # on its way, and where its answer will be
         self._swa: StochasticWeightAveraging | None = None
+
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Take what fails behind a signal for the stop that it asked for.
+
+        A terminal and Slurm send it to all of a job's processes, and it ends the compiler that torch.compile waits
+        for, say; the same command goes on from the last checkpoint.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not self._signal or isinstance(error, TrainingError) or lost_process(error):
+                raise
+            raise Stopped(self._signal) from error
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals; Lightning installs its own handlers just before."""

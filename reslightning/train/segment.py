@@ -66,17 +66,17 @@ class Segment:
         self.config_text = config_text
         self.fingerprint = fingerprint
         self.fresh = fresh
-        self.checkpoint_minutes = checkpoint_minutes
         self.csv = MetricsCSV(run.metrics)
         self.throughput = Throughput()
         self.recorder = Recorder(run, self.csv, self.throughput)
+        self.preemption = Preemption(self.recorder.save_last, 60 * checkpoint_minutes)
         self.wandb: SafeWandbLogger | None = None
         self.position = (0, 0)  # epochs finished and steps taken before this segment
         self.state: dict[str, Any] = {}
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks every training has, in the order they must run."""
-        return [self.throughput, self.recorder, Preemption(self.recorder.save_last, 60 * self.checkpoint_minutes)]
+        return [self.throughput, self.recorder, self.preemption]
 
     def fit(self, trainer: Trainer, model: ImageClassifier, data: DataModule, wandb: Wandb, start: str | None) -> None:
         """Train to the end, or until stopped; ``start`` is a checkpoint for a run without one."""
@@ -224,7 +224,8 @@ class Segment:
         try:
             if self.leads:
                 self._begin(trainer, model, data, wandb, checkpoint)
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            with self.preemption.stopping():
+                trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             status, exit_code = "finished", 0
             self._show(wandb)
         except Stopped as stopped:

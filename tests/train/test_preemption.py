@@ -9,6 +9,7 @@ import time
 import pytest
 
 from reslightning.run.lock import Lock
+from reslightning.train.classifier import ImageClassifier
 from tests.conftest import OPTIONS, SMALL, assert_same_result, checkpoint, process, rows, summary
 from tests.ranks import start
 
@@ -64,6 +65,37 @@ def test_a_stopped_run_goes_on_to_the_same_bits(cli, finished, tmp_path, step, p
     assert third.status == 0
     assert "finished: 3 epochs" in third.out
     assert len(steps) == len((tmp_path / "note.0").read_text().splitlines())
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGUSR2", 75)])
+def test_what_a_signal_breaks_is_the_stop_that_it_asked_for(cli, finished, tmp_path, monkeypatch, name, status):
+    line = f"fit {SMALL} --trainer.max_epochs 3 --run_dir {tmp_path / 'run'}"
+    own = ImageClassifier.training_step
+
+    def breaks(module, batch, batch_idx):
+        if module.global_step == 7:
+            os.kill(os.getpid(), getattr(signal, name))  # as to the whole group, the compiler within it
+            raise RuntimeError("the C++ compiler was ended")
+        return own(module, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageClassifier, "training_step", breaks)
+        stopped = cli(line)
+    assert stopped.status == status
+    assert f"stopped by {name} at step 5: the same command goes on from there" in stopped.out
+    assert summary(tmp_path / "run")["status"] == "preempted"
+    assert cli(line).status == 0
+    assert_same_result(tmp_path / "run", finished(cli))
+
+
+def test_what_breaks_without_a_signal_is_an_error(cli, tmp_path, monkeypatch):
+    def breaks(module, batch, batch_idx):
+        raise RuntimeError("the C++ compiler failed")
+
+    monkeypatch.setattr(ImageClassifier, "training_step", breaks)
+    with pytest.raises(RuntimeError, match="compiler failed"):
+        cli(f"fit {SMALL} --trainer.max_epochs 3 --run_dir {tmp_path / 'run'}")
+    assert summary(tmp_path / "run")["status"] == "failed"
 
 
 def test_workers_change_neither_order_nor_bits(cli, finished, tmp_path):
